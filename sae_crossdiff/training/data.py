@@ -1,0 +1,73 @@
+"""From a config to training batches, a scaler, and held-out tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sae_crossdiff.activations import (
+    ActivationBatch,
+    ActivationDataset,
+    ActivationStatistics,
+    OutlierFilter,
+    harvest,
+    shuffled,
+    shuffled_stream,
+    token_sequences,
+)
+from sae_crossdiff.pair import HookedModelPair
+from sae_crossdiff.training.config import CrosscoderRunnerConfig
+from sae_crossdiff.training.scaler import PerModelScaler
+
+
+class TrainingData(NamedTuple):
+    """`batches`: endless raw batches [batch_size, d_in]; `scaler`: from training tokens only;
+    `outliers`: the filter that both sides went through; `training` and `held_out`: the tokens
+    themselves, disjoint by document (None when streaming)."""
+
+    batches: Iterator[Tensor]
+    scaler: PerModelScaler
+    outliers: OutlierFilter
+    training: ActivationBatch | None = None
+    held_out: ActivationBatch | None = None
+
+
+def prepare(config: CrosscoderRunnerConfig, pair: HookedModelPair) -> TrainingData:
+    """Harvest (or start to), estimate the per-model statistics, and make batches."""
+    outliers = OutlierFilter(config.activations.outliers, pair.d_ins)
+
+    def start() -> Iterable[ActivationBatch]:
+        text = config.text
+        sequences = token_sequences(text.sources, pair.tokenizer, text.context_size, text.n_tokens)
+        return outliers(harvest(pair, sequences, text.batch_size))
+
+    if config.activations.keep_in_memory:
+        return from_memory(config, ActivationDataset(start()), outliers)
+    statistics = ActivationStatistics(pair.d_ins)
+    for batch in start():
+        statistics.update(batch.acts)
+        if statistics.count >= config.activations.statistics_tokens:
+            break
+    size = config.training.batch_size
+    batches = shuffled_stream(start, size, config.activations.buffer_size)
+    return TrainingData(batches, _scaler(config, statistics), outliers)
+
+
+def from_memory(
+    config: CrosscoderRunnerConfig, dataset: ActivationDataset, outliers: OutlierFilter
+) -> TrainingData:
+    """Training data from an existing harvest (several runs can share one)."""
+    training, held_out = dataset.split(config.activations.held_out, config.training.seed)
+    statistics = ActivationStatistics(outliers.d_ins)
+    for start in range(0, len(training), 8192):
+        statistics.update(training.acts[start : start + 8192])
+    batches = shuffled(training.acts, config.training.batch_size, config.training.seed)
+    return TrainingData(batches, _scaler(config, statistics), outliers, training, held_out)
+
+
+def _scaler(config: CrosscoderRunnerConfig, statistics: ActivationStatistics) -> PerModelScaler:
+    if config.activations.normalize:
+        return PerModelScaler.from_statistics(statistics)
+    return PerModelScaler.identity(statistics.d_ins)
