@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from sae_crossdiff.errors import CrossdiffError
 
@@ -38,7 +39,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (CrossdiffError, ImportError) as error:
-            Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+            Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(1) from error
 
     return wrapped
@@ -164,8 +165,9 @@ def train(
             "[yellow]Interrupted:[/] what was learnt so far is saved; go on with --resume"
         )
     for name in result.crosscoders:
-        console.print(f"[bold]{name}[/] saved in {result.output_path / name}", soft_wrap=True)
-    console.print(f"Next: crossdiff table {result.output_path}", soft_wrap=True)
+        where = escape(str(result.output_path / name))
+        console.print(f"[bold]{escape(name)}[/] saved in {where}", soft_wrap=True)
+    console.print(f"Next: crossdiff table {result.output_path}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -58,6 +58,12 @@ class TextSource:
     def name(self) -> str:
         return self.data if isinstance(self.data, str) else f"{self.kind} rows in memory"
 
+    @property
+    def is_on_a_hub(self) -> bool:
+        """Whether `data` is a hub id: neither rows in memory nor a file or folder."""
+        is_name = isinstance(self.data, str) and Path(self.data).suffix not in _BUILDERS
+        return is_name and not Path(self.data).exists()
+
     def rows(self) -> Iterator[Any]:
         """Strings (plain) or message lists, or dicts with `messages` and `spans` (chat)."""
         column = self.column or ("text" if self.kind == "plain" else "messages")

@@ -63,10 +63,11 @@ class LatentScaling:
         directions: tuple[str, ...] = ("chat", "base"),
         dtype: torch.dtype = torch.float32,
     ):
-        if crosscoder.n_models < 2 or len(set(crosscoder.cfg.d_ins)) != 1:
+        if crosscoder.n_models != 2 or len(set(crosscoder.cfg.d_ins)) != 1:
             raise CrossdiffError(
-                f"Latent Scaling fits one model's decoder to another's activations, so all widths "
-                f"must be equal; this crosscoder has {crosscoder.cfg.d_ins}"
+                "Latent Scaling fits one model's decoder to the other's activations, so there must "
+                f"be two models and all widths must be equal; this crosscoder has "
+                f"{crosscoder.cfg.d_ins}"
             )
         self.crosscoder = crosscoder
         self.dtype = dtype

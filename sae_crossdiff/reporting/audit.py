@@ -71,7 +71,7 @@ def audit_run(
         console.print(quality_table(table.attrs["quality"], f"{name} on these tokens"))
         console.print(count_table(table))
         console.print(latent_rows(top, contexts, "Most chat-specific latents"))
-        console.print(f"[bold]Table[/] {paths[-1]}", soft_wrap=True)
+        console.print("Table", paths[-1], soft_wrap=True, markup=False)
     return paths
 
 

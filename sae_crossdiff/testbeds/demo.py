@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 
 from sae_crossdiff.activations import ActivationBatch, TextSource, in_order
 from sae_crossdiff.activations.outliers import OutlierReport
@@ -92,7 +93,7 @@ def demo_config(
         d_sae=settings.d_sae,
         k=settings.k,
         topk_threshold_start_step=steps // 2,
-        topk_threshold_lr=0.05,
+        topk_threshold_lr=0.01,
     )
     return CrosscoderRunnerConfig(
         pair=PairConfig(
@@ -197,17 +198,21 @@ def _print_outliers(report: OutlierReport, tokenizer: Any, console: Console) -> 
     console.print(
         f"[bold]Tokens[/] {report.seen:,} read, {report.kept:,} kept; left out: {report.special:,} "
         f"BOS/padding, {report.large_norm:,} with more than 5x the median norm ({norms})"
-        + (f", mostly {often}" if often else "")
+        + (f", mostly {escape(often)}" if often else "")
     )
 
 
 def _print_next_steps(output: Path, console: Console) -> None:
-    console.print(
-        f"\n[bold]Files[/] in {output}: latent_table.parquet, findings.json, metrics.jsonl, "
-        "batchtopk/ (the crosscoder)\n"
-        f'[bold]Next[/] python -c "import sae_crossdiff as c; '
-        f"print(c.load_table('{output}/latent_table.parquet').query('verdict == "
-        '\\"chat-specific\\"\'))"',
-        soft_wrap=True,
-        highlight=False,
-    )
+    lines = [
+        "",
+        f"Files in {output}:",
+        "  latent_table.parquet   every latent, audited",
+        "  findings.json          quality, and the latent of each behaviour",
+        "  batchtopk/             the crosscoder (SAELens format; takes raw activations)",
+        "  metrics.jsonl          the training run",
+        "Next, in Python:",
+        "  import sae_crossdiff as cd",
+        f"  cd.most_chat_specific(cd.load_table('{output / 'latent_table.parquet'}'), 30)",
+        "or on your own pair: crossdiff train --help",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)

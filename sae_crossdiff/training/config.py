@@ -98,7 +98,6 @@ class TrainingConfig:
     lr_decay_steps: int = 0
     dead_after_tokens: int = 10_000_000
     b_dec_init: Literal["geometric_median", "zeros"] = "geometric_median"
-    autocast: bool = False
     n_checkpoints: int = 0
     log_every: int = 50
     wandb_project: str | None = None
@@ -144,6 +143,12 @@ class CrosscoderRunnerConfig:
     def __post_init__(self) -> None:
         if not self.crosscoders:
             raise CrossdiffError("crosscoders is empty: name at least one to train")
+        endless = [s.name for s in self.text.sources if s.is_on_a_hub]
+        if self.activations.keep_in_memory and self.text.n_tokens is None and endless:
+            raise CrossdiffError(
+                f"keep_in_memory would harvest all of {', '.join(endless)}: set text.n_tokens "
+                "(--n-tokens), or keep_in_memory=False (--stream)"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; rows held in memory become a note, since they cannot be written down."""

@@ -69,8 +69,7 @@ class CrosscoderTrainer(SAETrainer[Any, Any]):
             n_training_steps=self.n_training_steps,
             is_logging_step=False,
         )
-        with self.autocast_if_enabled:
-            output = sae.training_forward_pass(step_input)
+        output = sae.training_forward_pass(step_input)
         self._count_firing(output.feature_acts)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), MAX_GRADIENT_NORM)
@@ -143,7 +142,6 @@ def trainer_config(config: TrainingConfig, device: str) -> SAETrainerConfig:
         lr_warm_up_steps=config.lr_warm_up_steps,
         lr_decay_steps=config.lr_decay_steps,
         device=device,
-        autocast=config.autocast,
         dead_feature_window=max(1, config.dead_after_tokens // config.batch_size),
         logger=LoggingConfig(log_to_wandb=False),
     )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_crossdiff import CrossdiffError, HookedModelPair
 from sae_crossdiff.pair import load_model
@@ -116,3 +118,23 @@ def test_missing_model_and_dtype_are_errors(random_folders: tuple[Path, Path]) -
 def test_stopping_before_the_site_is_an_error(random_pair: HookedModelPair) -> None:
     with pytest.raises(CrossdiffError, match="use at least 3"):
         random_pair(tokens(1, 3), stop_at_layer=2)
+
+
+def test_hooked_transformers_and_saelens_bridges_are_accepted(
+    random_folders: tuple[Path, Path],
+) -> None:
+    config = HookedTransformerConfig(
+        n_layers=3, d_model=16, n_ctx=32, d_head=4, n_heads=4, d_vocab=50, act_fn="relu", seed=0
+    )
+    x = torch.randint(0, 50, (2, 6))
+    models = {name: HookedTransformer(config) for name in ("base", "chat")}
+    pair = HookedModelPair(models, "blocks.1.hook_resid_post")
+    expected = [model.run_with_cache(x)[1]["blocks.1.hook_resid_post"] for model in models.values()]
+    torch.testing.assert_close(pair.activations(x), torch.cat(expected, dim=-1))
+    torch.testing.assert_close(pair(x), models["chat"](x))
+
+    bridges = [SAETransformerBridge.boot_transformers(str(f)) for f in random_folders]
+    pair = HookedModelPair.from_pretrained(*bridges, hook_name=SITE)  # an alias name
+    x = tokens(2, 6)
+    expected = [bridge.run_with_cache(x)[1]["blocks.2.hook_out"] for bridge in bridges]
+    torch.testing.assert_close(pair.activations(x), torch.cat(expected, dim=-1))

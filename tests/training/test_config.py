@@ -61,6 +61,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("crosscoders.bt.d_sae", None, "needs d_sae"),
         ("crosscoders.bt.k", 65, "raise d_sae"),
         ("crosscoders", {}, "at least one"),
+        ("text.sources", [{"data": "org/corpus"}], "harvest all of org/corpus: set text.n_tokens"),
         ("pair.base", None, 'missing value for field "pair.base"'),
         ("training.total_tokens", "many", "wrong value type"),
         ("training.total_tokens", 50, "less than one batch"),
