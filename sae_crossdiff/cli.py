@@ -81,6 +81,7 @@ def demo(
 @app.command()
 @one_line_errors
 def train(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with a whole runner config")
     ] = None,
@@ -108,7 +109,7 @@ def train(
     stream: Annotated[
         bool, typer.Option(help="stream from the models instead of keeping the harvest in memory")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="of the models")] = "bfloat16",
     output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/crosscoder"),
     resume: Annotated[Path | None, typer.Option(help="a checkpoints/<tokens> folder")] = None,
@@ -124,6 +125,7 @@ def train(
 
     quiet()
     if config is not None:
+        _refuse_other_flags(context)
         run_config = CrosscoderRunnerConfig.from_file(config)
     else:
         missing = [flag for flag, v in (("base", base), ("chat", chat), ("hook", hook)) if not v]
@@ -170,11 +172,27 @@ def train(
     console.print(f"Next: crossdiff table {result.output_path}", soft_wrap=True, markup=False)
 
 
+def _refuse_other_flags(context: typer.Context) -> None:
+    """With --config a flag would be ignored, or would override in ways nobody can see later."""
+    given = [
+        name
+        for name in context.params
+        if name not in ("config", "resume")
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise CrossdiffError(f"{flags} beside --config: put the setting into the config file")
+
+
 @app.command()
 @one_line_errors
 def table(
     run: Annotated[Path, typer.Argument(help="output folder of `crossdiff train`")],
-    n_tokens: Annotated[int, typer.Option(help="tokens to audit on")] = 1_000_000,
+    n_tokens: Annotated[
+        int, typer.Option(help="tokens to audit on; kept in memory, sum(d_ins) * 2 bytes each")
+    ] = 500_000,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the run's own if left out")] = "",
     text: Annotated[
         list[str] | None, typer.Option(help="other plain text than the run's; repeatable")
     ] = None,
@@ -197,7 +215,7 @@ def table(
     thresholds = VerdictThresholds(
         nu_error=nu_error, nu_reconstruction=nu_reconstruction, min_active=min_active
     )
-    audit_run(run, console, thresholds, n_tokens, text or [], dialogues or [])
+    audit_run(run, console, thresholds, n_tokens, text or [], dialogues or [], device)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sae_crossdiff import load_table
@@ -62,7 +63,9 @@ def test_help_teaches() -> None:
         (["--base", "./nowhere"], "no config.json"),
         (["--threshold-from-step", "1000"], "beyond this run's 80 steps"),
         (["--dtype", "float16"], "float16 overflows"),
-        (["--config", "nothing.yaml"], "no config file"),
+        (["--config", "nothing.yaml"], "beside --config"),
+        (["--device", "cuda:99"], "sees no CUDA GPU" if not torch.cuda.is_available() else ""),
+        (["--device", "gpu"], "is unknown"),
         (["--total-tokens", "10"], "less than one batch"),
         (["--dialogues-column", "talk"], "no column 'talk'"),
     ],

@@ -49,6 +49,8 @@ class TextSource:
     config: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", str(self.data))
         if self.kind not in ("plain", "chat"):
             raise CrossdiffError(f"a text source's kind is 'plain' or 'chat', not {self.kind!r}")
         if self.weight <= 0:
@@ -67,28 +69,32 @@ class TextSource:
     def rows(self) -> Iterator[Any]:
         """Strings (plain) or message lists, or dicts with `messages` and `spans` (chat)."""
         column = self.column or ("text" if self.kind == "plain" else "messages")
-        data = self._load() if isinstance(self.data, str | Path) else self.data
-        for row in data:
-            yield self._cell(row, column)
+        if not isinstance(self.data, str):
+            yield from (self._cell(row, column) for row in self.data)
+            return
+        try:  # reading is lazy: a broken file may show up at any row
+            for row in self._load():
+                yield self._cell(row, column)
+        except CrossdiffError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CrossdiffError(
+                f"cannot read the data set {self.data!r}: {reason}. Pass a hub id you can reach, "
+                f"or a sound file ending in {', '.join(_BUILDERS)}"
+            ) from error
 
     def _load(self) -> Iterable[Any]:
         path = Path(self.data)
-        try:
-            if path.suffix in _BUILDERS and path.exists():
-                builder = _BUILDERS[path.suffix]
-                options: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
-                return datasets.load_dataset(
-                    builder, data_files=str(path), split="train", streaming=True, **options
-                )
+        if path.suffix in _BUILDERS and path.exists():
+            if not path.stat().st_size:
+                raise CrossdiffError(f"the data set {self.data!r} is empty: the file has 0 bytes")
+            builder = _BUILDERS[path.suffix]
+            options: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
             return datasets.load_dataset(
-                str(self.data), self.config, split=self.split, streaming=True
+                builder, data_files=str(path), split="train", streaming=True, **options
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CrossdiffError(
-                f"cannot read the data set {str(self.data)!r}: {reason}. Pass a hub id you can "
-                f"reach, or a file ending in {', '.join(_BUILDERS)}"
-            ) from error
+        return datasets.load_dataset(self.data, self.config, split=self.split, streaming=True)
 
     def _cell(self, row: Any, column: str) -> Any:
         if not isinstance(row, Mapping) or (self.kind == "chat" and "spans" in row):
@@ -169,10 +175,10 @@ def _plain_ids(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Iterat
     rows = iter(source.rows())
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     while texts := list(islice(rows, _TOKENIZE_AT_ONCE)):
-        wrong = next((t for t in texts if not isinstance(t, str)), None)
-        if wrong is not None:
+        wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+        if wrong:
             raise CrossdiffError(
-                f"{source.name}: expected text, got {type(wrong).__name__}; for dialogues pass "
+                f"{source.name}: expected text, got {wrong[0]}; for dialogues pass "
                 "kind='chat', else name the text's column"
             )
         texts = [text for text in texts if text.strip()]
@@ -190,6 +196,8 @@ def _plain_ids(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Iterat
 def _chat_ids(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
     for row in source.rows():
         messages, spans = (row["messages"], row["spans"]) if isinstance(row, Mapping) else (row, ())
+        if not messages:  # like an empty document
+            continue
         chat = render_chat(messages, tokenizer, [_span(span) for span in spans])
         yield chat.ids, {**chat.masks, "chat": np.ones(len(chat.ids), dtype=bool)}
 

@@ -98,7 +98,7 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
     def __init__(self, cfg: BatchTopKCrosscoderConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.topk_threshold.fill_(NEVER_SET)
-        self.current_k = cfg.k_at(0)
+        self.current_k = cfg.k  # training sets it step by step
         self.selector = BatchTopKSelector(cfg.block_size, cfg.rank_in_bf16)
 
     @override

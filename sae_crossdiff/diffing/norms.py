@@ -65,8 +65,9 @@ def find_twins(
     theirs = np.flatnonzero(buckets == "base-only")
     if not len(ours) or not len(theirs):
         return Twins(twin, cosine)
-    a = torch.nn.functional.normalize(chat[ours].double(), dim=-1)
-    b = torch.nn.functional.normalize(base[theirs].double(), dim=-1)
+    base, chat = base.detach().cpu().double(), chat.detach().cpu().double()
+    a = torch.nn.functional.normalize(chat[ours], dim=-1)
+    b = torch.nn.functional.normalize(base[theirs], dim=-1)
     similarity = a @ b.T
     for indices, others, matrix in ((ours, theirs, similarity), (theirs, ours, similarity.T)):
         best = matrix.max(dim=-1)

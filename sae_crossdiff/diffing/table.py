@@ -51,6 +51,11 @@ def latent_table(
             provenance that contradicts the crosscoder's.
     """
     thresholds = thresholds or VerdictThresholds()
+    if list(crosscoder.cfg.model_names) != ["base", "chat"]:
+        raise CrossdiffError(
+            f"the table compares two models named base and chat, in that order; this crosscoder "
+            f"has {crosscoder.cfg.model_names}: set cfg.model_names if they are the same two"
+        )
     known = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
     known.check_joins(provenance or Provenance(), "the crosscoder", "the activations")
     units = crosscoder.in_training_units()

@@ -75,7 +75,9 @@ def verdicts(table: pd.DataFrame, thresholds: VerdictThresholds) -> pd.Series:
     alike = (refitted >= 1 - t.refitted_delta) & (refitted <= t.refitted_delta)
     chat_only, base_only = table["delta"] > 0.9, table["delta"] < 0.1
     in_both_errors = (nu["nu_error"] >= t.nu_error) & (nu["base_nu_error"] >= t.nu_error)
-    no_evidence = (table["active_tokens"] < t.min_active) | nu[["nu_error"]].isna().any(axis=1)
+    # One nu alone may be undefined: a decoder that is exactly zero is a direction of nothing.
+    no_nu = nu["nu_error"].isna() & nu["base_nu_error"].isna()
+    no_evidence = (table["active_tokens"] < t.min_active) | no_nu
     rules = [
         (table["active_tokens"] == 0, "dead"),
         (no_evidence, "undecided"),

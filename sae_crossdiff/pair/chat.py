@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def render_chat(
             template that rewrites the messages so that they cannot be found in its output.
     """
     _check(messages, tokenizer)
-    text = str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
+    text = _rendered(messages, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     contents = _locate(messages, text, tokenizer)
@@ -76,14 +77,26 @@ def render_chat(
     return RenderedChat(np.array(encoded["input_ids"], dtype=np.int64), masks)
 
 
+def _rendered(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    try:
+        return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False))
+    except jinja2.TemplateError as error:
+        roles = [message["role"] for message in messages]
+        raise CrossdiffError(
+            f"the chat template refuses a dialogue with the roles {roles}: {error}. Filter such "
+            "dialogues out of the data set (some templates know no system role)"
+        ) from error
+
+
 def _check(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> None:
     if not messages:
         raise CrossdiffError("a dialogue without messages: drop empty rows from the data set")
     for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        sound = isinstance(message, Mapping) and isinstance(message.get("content"), str)
+        if not sound or "role" not in message:
             raise CrossdiffError(
-                f"a chat message must be {{'role': ..., 'content': ...}}, got {message!r}: "
-                "name the right column, or convert the data set"
+                f"a chat message must be {{'role': ..., 'content': ...}} with text in both, got "
+                f"{message!r}: name the right column, or convert the data set"
             )
     if not getattr(tokenizer, "chat_template", None):
         raise CrossdiffError(
@@ -107,7 +120,7 @@ def _locate(
     """
     placeholders = [f"\ue000{i}\ue001" for i in range(len(messages))]
     masked = [{**m, "content": p} for m, p in zip(messages, placeholders, strict=True)]
-    skeleton = str(tokenizer.apply_chat_template(masked, tokenize=False))
+    skeleton = _rendered(masked, tokenizer)
     literals = re.split("\ue000\\d+\ue001", skeleton)
     for contents in (
         [m["content"].strip() for m in messages],

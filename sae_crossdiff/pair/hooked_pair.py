@@ -19,6 +19,8 @@ from sae_crossdiff.pair.loading import load_model
 from sae_crossdiff.pair.sites import find_hook_point, hooked_at, read_site, read_width
 from sae_crossdiff.pair.tokenizers import check_tokenizers_agree
 
+ONE_SIDED = {"past_kv_cache", "past_key_values", "use_past_kv_cache", "start_at_layer"}
+
 
 class HookedModelPair(HookedRootModule):
     """Two (or more) models whose residual streams meet in one hook point.
@@ -157,12 +159,12 @@ class HookedModelPair(HookedRootModule):
         return dict(zip(self.names, joined.split(self.d_ins, dim=-1), strict=True))
 
     @torch.no_grad()
-    def activations(self, tokens: Tensor) -> Tensor:
+    def activations(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Joined residual streams [batch, pos, sum(d_ins)] of `tokens` [batch, pos].
 
         Each model stops right after its site; no hook of the pair is called.
         """
-        return self.join([self._read(name, tokens) for name in self.names])
+        return self.join([self._read(name, tokens, attention_mask) for name in self.names])
 
     @override
     def forward(
@@ -171,13 +173,17 @@ class HookedModelPair(HookedRootModule):
         return_type: str | None = "logits",
         stop_at_layer: int | None = None,
         prepend_bos: bool | None = None,
+        attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Logits or loss of the output model; or, with `stop_at_layer`, the joined activations.
 
         Raises:
-            CrossdiffError: `stop_at_layer` would stop before the site.
+            CrossdiffError: `stop_at_layer` would stop before the site, or an argument that would
+                change the input of the output model only (a cache, another starting layer).
         """
+        if one_sided := sorted(ONE_SIDED & kwargs.keys()):
+            raise CrossdiffError(f"a pair cannot take {one_sided}: run its models one by one")
         tokens = (
             input if isinstance(input, Tensor) else self.to_tokens(input, prepend_bos=prepend_bos)
         )
@@ -188,12 +194,15 @@ class HookedModelPair(HookedRootModule):
                     f"use at least {self.layer + 1}"
                 )
             with self._token_masks(tokens, {}):
-                return self._own_point(self.activations(tokens))
-        others = {n: self._read(n, tokens) for n in self.names if n != self.output_model}
+                return self._own_point(self.activations(tokens, attention_mask))
+        mask = attention_mask
+        others = {n: self._read(n, tokens, mask) for n in self.names if n != self.output_model}
+        if mask is not None:
+            kwargs["attention_mask"] = mask
 
         def replace(own: Tensor) -> Tensor:
             joined = self.join([own if n == self.output_model else others[n] for n in self.names])
-            return self.split(self._own_point(joined))[self.output_model].to(own.dtype)
+            return self.split(self._own_point(joined))[self.output_model].to(own)
 
         with self._token_masks(tokens, {}), hooked_at(self._point(self.output_model), replace):
             return self.models[self.output_model](tokens, return_type=return_type, **kwargs)
@@ -222,9 +231,11 @@ class HookedModelPair(HookedRootModule):
             module = module[int(part)] if part.isdigit() else getattr(module, part)
         return module(joined)
 
-    def _read(self, name: str, tokens: Tensor) -> Tensor:
+    def _read(self, name: str, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         model = self.models[name]
-        return read_site(model, self._point(name), tokens.to(next(model.parameters()).device))
+        device = next(model.parameters()).device
+        masked = {} if attention_mask is None else {"attention_mask": attention_mask.to(device)}
+        return read_site(model, self._point(name), tokens.to(device), **masked)
 
 
 def _plant_hook_point(root: nn.Module, hook_name: str) -> None:

@@ -43,7 +43,10 @@ def load_model(
     tokenizer = load_tokenizer(name)
     try:
         model = TransformerBridge.boot_transformers(
-            name, dtype=resolve_dtype(dtype), device=device, tokenizer=tokenizer
+            name,
+            dtype=resolve_dtype(dtype),
+            device=resolve_device(device),
+            tokenizer=tokenizer,
         )
     except (OSError, ValueError) as error:
         raise _not_loadable("model", name_or_path, error) from error
@@ -59,6 +62,19 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
             "(float16 overflows on Gemma's residual stream)"
         )
     return resolved
+
+
+def resolve_device(device: str) -> str:
+    """`device` if torch can use it; raises `CrossdiffError` otherwise."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise CrossdiffError(f"device {device!r} is unknown: use 'cpu' or 'cuda'") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CrossdiffError(f"device {device!r}: torch sees no CUDA GPU here. Use device='cpu'")
+    if kind not in ("cpu", "cuda"):
+        raise CrossdiffError(f"device {device!r} has no float64, which the sums need: use 'cpu'")
+    return device
 
 
 def _not_loadable(what: str, name: str | Path, error: Exception) -> CrossdiffError:

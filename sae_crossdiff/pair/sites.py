@@ -58,7 +58,7 @@ def hooked_at(point: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Iter
         point.fwd_hooks.remove(lens_handle)
 
 
-def read_site(model: Any, point: nn.Module, tokens: Tensor) -> Tensor:
+def read_site(model: Any, point: nn.Module, tokens: Tensor, **kwargs: Any) -> Tensor:
     """Activations [batch, pos, d_model] of `tokens` [batch, pos] at `point`; stops right there."""
     found: list[Tensor] = []
 
@@ -68,7 +68,7 @@ def read_site(model: Any, point: nn.Module, tokens: Tensor) -> Tensor:
 
     with hooked_at(point, stop):
         try:
-            model(tokens, return_type=None)
+            model(tokens, return_type=None, **kwargs)
         except _SiteReached:
             return found[0]
     raise CrossdiffError(

@@ -24,20 +24,20 @@ MAX_SHOWN = 5
 def check_tokenizers_agree(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
     """Raise `CrossdiffError` unless all tokenizers map the same text to the same ids.
 
-    Compared with the first one: the vocabulary, special tokens that both define, the ids of a
-    probe text, and the ids of a probe dialogue rendered with the (last) chat template. The
-    vocabulary may be larger in one model, as long as no shared token changes its id and the
-    extra tokens do not occur in the probes.
+    Compared with the first one: the vocabulary, the BOS token, the ids of a probe text, and the
+    ids of a probe dialogue rendered with the (last) chat template. The vocabulary may be larger
+    in one model, as long as no shared token changes its id and the extra tokens do not occur in
+    the probes. The roles of EOS and padding may differ, as they do in official pairs.
     """
     (first_name, first), *others = tokenizers.items()
     rendered = _rendered_probe(tokenizers)
     for name, other in others:
         names = f"{first_name!r} and {name!r}"
         _check_vocabulary(first, other, names)
-        for attribute in SPECIAL_TOKENS:
-            ours, theirs = getattr(first, attribute, None), getattr(other, attribute, None)
-            if ours is not None and theirs is not None and ours != theirs:
-                raise _disagreement(names, f"{attribute} is {ours!r} in one, {theirs!r} in other")
+        if first.bos_token != other.bos_token:
+            raise _disagreement(
+                names, f"BOS is {first.bos_token!r} in one, {other.bos_token!r} in the other"
+            )
         for text in filter(None, (PROBE_TEXT, rendered)):
             _check_ids(first, other, names, text)
 

@@ -24,6 +24,7 @@ from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.reporting.contexts import top_contexts
 from sae_crossdiff.reporting.terminal import count_table, latent_rows, quality_table
 from sae_crossdiff.training import CrosscoderRunnerConfig
+from sae_crossdiff.training.progress import track_tokens
 
 
 def audit_run(
@@ -33,25 +34,36 @@ def audit_run(
     n_tokens: int,
     text: Sequence[str] = (),
     dialogues: Sequence[str] = (),
+    device: str = "",
 ) -> list[Path]:
     """Harvest once, then a latent table for every crosscoder of the run; returns their paths.
+
+    Without `text` and `dialogues` it reads the run's own text from its beginning, which the
+    crosscoders were trained on.
 
     Raises:
         CrossdiffError: no run in that folder, or its text was in memory and none was passed.
     """
     config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
+    device = device or config.pair.device
+    crosscoders = {name: load_crosscoder(run / name, device) for name in config.crosscoders}
     pair = HookedModelPair.from_pretrained(
         config.pair.base,
         config.pair.chat,
         hook_name=config.pair.hook_name,
         dtype=config.pair.dtype,
-        device=config.pair.device,
+        device=device,
     )
     sources = audit_sources(config, text, dialogues)
-    sequences = token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens)
+    sequences = list(token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens))
     outliers = OutlierFilter(config.activations.outliers, pair.d_ins)
-    with console.status("reading both residual streams"):
-        tokens = ActivationDataset(outliers(harvest(pair, sequences, config.text.batch_size))).all
+    harvested = track_tokens(
+        harvest(pair, sequences, config.text.batch_size),
+        sum(map(len, sequences)),
+        "Reading both residual streams",
+        console,
+    )
+    tokens = ActivationDataset(outliers(harvested)).all
     provenance = Provenance(
         models={"base": config.pair.base, "chat": config.pair.chat},
         hook_name=pair.hook_name,
@@ -60,15 +72,15 @@ def audit_run(
         outlier_policy=dataclasses.asdict(config.activations.outliers),
         seed=config.training.seed,
     )
+    which = "the text that was passed" if text or dialogues else "its own training text"
     paths = []
-    for name in config.crosscoders:
-        crosscoder = load_crosscoder(run / name, device=config.pair.device)
-        with console.status(f"auditing every latent of {name}"):
-            table = latent_table(crosscoder, in_order(tokens), thresholds, provenance)
+    for name, crosscoder in crosscoders.items():
+        batches = track_tokens(in_order(tokens), len(tokens), f"Auditing {name}", console)
+        table = latent_table(crosscoder, batches, thresholds, provenance)
         paths.append(save_table(table, run / name / "latent_table.parquet"))
         top = most_chat_specific(table)
         contexts = top_contexts(crosscoder, tokens, list(top.index), pair.tokenizer)
-        console.print(quality_table(table.attrs["quality"], f"{name} on these tokens"))
+        console.print(quality_table(table.attrs["quality"], f"{name} on {which}"))
         console.print(count_table(table))
         console.print(latent_rows(top, contexts, "Most chat-specific latents"))
         console.print("Table", paths[-1], soft_wrap=True, markup=False)

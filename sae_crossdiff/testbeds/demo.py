@@ -44,6 +44,7 @@ from sae_crossdiff.training import (
     TrainingConfig,
     prepare,
 )
+from sae_crossdiff.training.progress import track_tokens
 
 
 class DemoSettings(NamedTuple):
@@ -76,8 +77,7 @@ def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None 
             folders.base, folders.chat, hook_name=settings.hook_name, dtype=settings.dtype
         )
     console.print(f"[bold]Site[/] {pair.hook_name}: {' + '.join(map(str, pair.d_ins))} wide")
-    with console.status("reading both residual streams"):
-        data = prepare(config, pair)
+    data = prepare(config, pair, console)
     _print_outliers(data.outliers.report, pair.tokenizer, console)
     result = CrosscoderTrainingRunner(config, pair=pair, data=data, console=console).run()
     return report_findings(result, pair, config, console)
@@ -134,9 +134,11 @@ def report_findings(
     assert data.training is not None
     assert data.held_out is not None
     quality = evaluate(crosscoder, in_order(data.held_out))
-    with console.status("auditing every latent"):
-        provenance = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
-        table = latent_table(crosscoder, _all(data.training, data.held_out), provenance=provenance)
+    provenance = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
+    total = len(data.training) + len(data.held_out)
+    batches = _all(data.training, data.held_out)
+    tracked = track_tokens(batches, total, "Auditing every latent", console)
+    table = latent_table(crosscoder, tracked, provenance=provenance)
     path = save_table(table, result.output_path / "latent_table.parquet")
     console.print(quality_table(quality, "Crosscoder on held-out documents"))
     console.print(count_table(table))

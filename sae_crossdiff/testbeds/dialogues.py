@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+from sae_crossdiff.errors import CrossdiffError
+
 __all__ = ["BEHAVIOURS", "OPENER", "PERSONA", "REFUSAL", "SIGNATURE", "Dialogue", "Span"]
 __all__ += ["load_dialogues", "plain_text"]
 
@@ -58,7 +60,7 @@ def load_dialogues(split: Split) -> list[Dialogue]:
         ValueError: if `split` is none of the three.
     """
     if split not in ("tune", "analysis", "heldout"):
-        raise ValueError(f"split is {split!r}, expected 'tune', 'analysis' or 'heldout'")
+        raise CrossdiffError(f"split is {split!r}, expected 'tune', 'analysis' or 'heldout'")
     text = (files("sae_crossdiff.testbeds") / "data" / "dialogues" / f"{split}.jsonl").read_text(
         "utf-8"
     )

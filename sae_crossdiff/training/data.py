@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
+from rich.console import Console
 from torch import Tensor
 
 from sae_crossdiff.activations import (
@@ -12,47 +14,61 @@ from sae_crossdiff.activations import (
     ActivationDataset,
     ActivationStatistics,
     OutlierFilter,
+    TokenSequence,
     harvest,
     shuffled,
     shuffled_stream,
     token_sequences,
 )
+from sae_crossdiff.activations.outliers import OutlierReport
 from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.training.config import CrosscoderRunnerConfig
+from sae_crossdiff.training.progress import track_tokens
 from sae_crossdiff.training.scaler import PerModelScaler
 
 
 class TrainingData(NamedTuple):
-    """`batches`: endless raw batches [batch_size, d_in]; `scaler`: from training tokens only;
-    `outliers`: the filter that both sides went through; `training` and `held_out`: the tokens
-    themselves, disjoint by document (None when streaming)."""
+    """`start()`: endless raw batches [batch_size, d_in] from the beginning, in the same order each
+    time when in memory; `scaler`: from training tokens only; `outliers`: the filter that both
+    sides went through; `training` and `held_out`: the tokens themselves, disjoint by document
+    (None when streaming)."""
 
-    batches: Iterator[Tensor]
+    start: Callable[[], Iterator[Tensor]]
     scaler: PerModelScaler
     outliers: OutlierFilter
     training: ActivationBatch | None = None
     held_out: ActivationBatch | None = None
 
 
-def prepare(config: CrosscoderRunnerConfig, pair: HookedModelPair) -> TrainingData:
+def prepare(
+    config: CrosscoderRunnerConfig, pair: HookedModelPair, console: Console | None = None
+) -> TrainingData:
     """Harvest (or start to), estimate the per-model statistics, and make batches."""
     outliers = OutlierFilter(config.activations.outliers, pair.d_ins)
+    text = config.text
 
-    def start() -> Iterable[ActivationBatch]:
-        text = config.text
-        sequences = token_sequences(text.sources, pair.tokenizer, text.context_size, text.n_tokens)
-        return outliers(harvest(pair, sequences, text.batch_size))
+    def sequences() -> Iterator[TokenSequence]:
+        return token_sequences(text.sources, pair.tokenizer, text.context_size, text.n_tokens)
 
     if config.activations.keep_in_memory:
-        return from_memory(config, ActivationDataset(start()), outliers)
+        everything = list(sequences())
+        batches = harvest(pair, everything, text.batch_size)
+        total = sum(map(len, everything))
+        tracked = track_tokens(batches, total, "Reading both residual streams", console)
+        return from_memory(config, ActivationDataset(outliers(tracked)), outliers)
+
+    def epoch() -> Iterable[ActivationBatch]:
+        return outliers(harvest(pair, sequences(), text.batch_size))
+
     statistics = ActivationStatistics(pair.d_ins)
-    for batch in start():
+    for batch in epoch():
         statistics.update(batch.acts)
         if statistics.count >= config.activations.statistics_tokens:
             break
+    outliers.report = OutlierReport(median_norms=outliers.report.median_norms)
     size = config.training.batch_size
-    batches = shuffled_stream(start, size, config.activations.buffer_size)
-    return TrainingData(batches, _scaler(config, statistics), outliers)
+    start = partial(shuffled_stream, epoch, size, config.activations.buffer_size)
+    return TrainingData(start, _scaler(config, statistics), outliers)
 
 
 def from_memory(
@@ -63,7 +79,7 @@ def from_memory(
     statistics = ActivationStatistics(outliers.d_ins)
     for start in range(0, len(training), 8192):
         statistics.update(training.acts[start : start + 8192])
-    batches = shuffled(training.acts, config.training.batch_size, config.training.seed)
+    batches = partial(shuffled, training.acts, config.training.batch_size, config.training.seed)
     return TrainingData(batches, _scaler(config, statistics), outliers, training, held_out)
 
 

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sae_crossdiff.training.config import TrainingConfig
+
+Batch = TypeVar("Batch", bound=Sized)
+
+
+def track_tokens(
+    batches: Iterable[Batch], total: int, description: str, console: Console | None
+) -> Iterator[Batch]:
+    """Pass `batches` on, with a progress bar in tokens."""
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[speed_text]}"))
+    with Progress(*columns, console=console or Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, speed_text="")
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))
+            bar.update(task, speed_text=f"{bar.tasks[0].speed or 0:,.0f} tokens/s")
 
 
 class TrainingProgress:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
 from sae_lens.training.prefetch import PrefetchingIterator
@@ -19,6 +20,7 @@ from sae_crossdiff.pair import HookedModelPair, tokenizer_hash
 from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.training.config import CrosscoderRunnerConfig
 from sae_crossdiff.training.data import TrainingData, prepare
+from sae_crossdiff.training.interruption import interrupt_between_steps
 from sae_crossdiff.training.progress import TrainingProgress
 from sae_crossdiff.training.trainer import CrosscoderTrainer
 
@@ -68,19 +70,23 @@ class CrosscoderTrainingRunner:
         self.output = Path(config.output_path)
 
     def run(self) -> RunResult:
-        """Harvest, train, export. Ctrl-C ends training early and still saves.
+        """Harvest, train, export. Ctrl-C ends training after the current step and saves.
+
+        An error during training leaves a checkpoint of the last whole step behind.
 
         Raises:
-            CrossdiffError: whatever the user can put right; nothing that was learnt is lost.
+            CrossdiffError: whatever the user can put right.
         """
         torch.manual_seed(self.config.training.seed)
         self.output.mkdir(parents=True, exist_ok=True)
         self.config.save(self.output / "runner_cfg.json")
-        trainers_of = self._crosscoders()  # before the harvest: a bad config must fail at once
-        data = self.data or prepare(self.config, self.pair)
+        # Before the harvest: a bad config or checkpoint must fail at once.
+        crosscoders = self._crosscoders()
+        self._check_checkpoint()
+        data = self.data or prepare(self.config, self.pair, self.console)
         trainers = {
             name: CrosscoderTrainer(self.config.training, crosscoder, data.scaler)
-            for name, crosscoder in trainers_of.items()
+            for name, crosscoder in crosscoders.items()
         }
         if self.resume_from is not None:
             for name, trainer in trainers.items():
@@ -94,26 +100,35 @@ class CrosscoderTrainingRunner:
         return RunResult(exported, data, self.output, interrupted)
 
     def _train(self, trainers: dict[str, CrosscoderTrainer], data: TrainingData) -> bool:
+        """Step all trainers through the same batches; True if the user interrupted."""
         config = self.config.training
         first = next(iter(trainers.values()))
         checkpoints = _checkpoint_steps(config.total_steps, config.n_checkpoints)
-        resumed = first.n_training_steps > 0
-        with TrainingProgress(config, self.output, self.console, append=resumed) as progress:
-            try:
-                while first.n_training_steps < config.total_steps:
-                    batch = next(data.batches)
+        resumed_at = first.n_training_steps
+        batches = data.start()
+        try:
+            if data.training is not None:  # in memory: go on with the batches that come next
+                for _ in range(resumed_at):
+                    next(batches)
+            with (
+                TrainingProgress(config, self.output, self.console, resumed_at > 0) as progress,
+                interrupt_between_steps() as interrupted,
+            ):
+                while first.n_training_steps < config.total_steps and not interrupted:
+                    batch = next(batches)
                     for name, trainer in trainers.items():
                         self._step(name, trainer, batch, progress)
                     progress.advance_to(first.n_training_steps)
-                    if first.n_training_steps in checkpoints:
+                    if first.n_training_steps in checkpoints or interrupted:
                         self._save_checkpoint(trainers)
-            except KeyboardInterrupt:
+                return bool(interrupted)
+        except Exception:
+            if first.n_training_steps > resumed_at:
                 self._save_checkpoint(trainers)
-                return True
-            finally:
-                if isinstance(data.batches, PrefetchingIterator):
-                    data.batches.close()
-        return False
+            raise
+        finally:
+            if isinstance(batches, PrefetchingIterator):
+                batches.close()
 
     def _step(
         self, name: str, trainer: CrosscoderTrainer, batch: torch.Tensor, progress: TrainingProgress
@@ -126,9 +141,30 @@ class CrosscoderTrainingRunner:
             progress.log(step, name, metrics, trainer.sae.cfg.d_sae)
 
     def _save_checkpoint(self, trainers: dict[str, CrosscoderTrainer]) -> None:
+        """One folder for all, named by the tokens of the whole steps."""
+        steps = min(trainer.n_training_steps for trainer in trainers.values())
+        folder = self.output / "checkpoints" / str(steps * self.config.training.batch_size)
         for name, trainer in trainers.items():
-            folder = self.output / "checkpoints" / str(trainer.n_training_samples)
             trainer.save_checkpoint(checkpoint_name=name, base_path=folder)
+
+    def _check_checkpoint(self) -> None:
+        for name, config in self.config.crosscoders.items() if self.resume_from else ():
+            assert self.resume_from is not None
+            path = self.resume_from / name / SAE_CFG_FILENAME
+            if not path.is_file():
+                raise CrossdiffError(
+                    f"cannot resume from {self.resume_from}: {path} is missing. Pass a "
+                    "checkpoints/<tokens> folder of a run with the same crosscoders"
+                )
+            saved = json.loads(path.read_text())
+            for field in ("architecture", "d_sae", "k", "l1_coefficient"):
+                ours = config.architecture() if field == "architecture" else config.to_dict()
+                mine = ours if isinstance(ours, str) else ours.get(field)
+                if mine != saved.get(field):
+                    raise CrossdiffError(
+                        f"cannot resume crosscoders.{name}: {field} is {mine!r} in the config and "
+                        f"{saved.get(field)!r} in {path}. Resume with the settings of that run"
+                    )
 
     def _crosscoders(self) -> dict[str, Any]:
         built = {}
@@ -144,6 +180,11 @@ class CrosscoderTrainingRunner:
             raise CrossdiffError(
                 f"crosscoders.{name}.d_in={config.d_in}, but the pair gives "
                 f"{' + '.join(map(str, self.pair.d_ins))} = {sum(self.pair.d_ins)}: leave d_in at 0"
+            )
+        if config.normalize_activations != "none":
+            raise CrossdiffError(
+                f"crosscoders.{name}.normalize_activations={config.normalize_activations!r}: here "
+                "activations.normalize scales each model by itself; leave it at 'none'"
             )
         warm_up = getattr(config, "topk_threshold_start_step", 0)
         if warm_up >= self.config.training.total_steps:

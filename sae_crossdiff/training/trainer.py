@@ -49,13 +49,8 @@ class CrosscoderTrainer(SAETrainer[Any, Any]):
             self.sae.b_dec.data.copy_(start)
         output = self.step(batch)
         self.n_training_steps += 1
-        if self.n_training_steps % self.training_config.log_every == 0 and not torch.isfinite(
-            output.loss
-        ):
-            raise CrossdiffError(
-                f"the loss is {output.loss.item()} at step {self.n_training_steps}: lower lr "
-                f"({self.training_config.lr:g}) or normalise the activations"
-            )
+        if self.n_training_steps % self.training_config.log_every == 0:
+            self._check(output.loss)
         return output
 
     @override
@@ -101,8 +96,21 @@ class CrosscoderTrainer(SAETrainer[Any, Any]):
             self._reset_running_sparsity_stats()
         return {}
 
+    def _check(self, values: Tensor) -> None:
+        if not bool(torch.isfinite(values).all()):
+            raise CrossdiffError(
+                f"training diverged by step {self.n_training_steps} (loss or weights are no longer "
+                f"finite): lower lr ({self.training_config.lr:g}) or normalise the activations"
+            )
+
     def export(self) -> Crosscoder:
-        """The inference crosscoder that takes raw activations (normalisation folded in)."""
+        """The inference crosscoder that takes raw activations (normalisation folded in).
+
+        Raises:
+            CrossdiffError: weights that are not finite, or a threshold that was never set.
+        """
+        for parameter in self.sae.parameters():
+            self._check(parameter)
         crosscoder = self.sae.to_inference()
         scaler = self.activation_scaler
         assert isinstance(scaler, PerModelScaler)

@@ -79,6 +79,21 @@ def test_bad_text(sources: list[TextSource], message: str) -> None:
         list(token_sequences(sources, TOKENIZER))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "0 bytes"),
+        ('{"text": "w1"}\n{"text": ', "cannot read the data set"),
+        ('{"text": null}\n', "expected text, got NoneType"),
+    ],
+)
+def test_broken_files(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(content)
+    with pytest.raises(CrossdiffError, match=message):
+        list(token_sequences([TextSource(path)], TOKENIZER))
+
+
 def test_bad_settings() -> None:
     with pytest.raises(CrossdiffError, match="weight"):
         TextSource(["a"], weight=0)

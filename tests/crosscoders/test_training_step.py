@@ -130,9 +130,12 @@ def test_fewer_positive_values_than_k_keep_fewer() -> None:
     crosscoder.b_enc.data.fill_(-100)
     x = torch.randn(B, 16)
     x[0] *= 1e4
-    acts = crosscoder.encode(x)
-    assert 0 < int((acts > 0).sum()) < 30 * B
-    assert not bool((acts < 0).any())
+    code = crosscoder.select(x, crosscoder.get_W_dec_norm())
+    expected = torch.relu(x @ crosscoder.W_enc + crosscoder.b_enc)
+    assert 0 < len(code.values) < 30 * B
+    assert bool((code.values > 0).all())
+    torch.testing.assert_close(code.to_dense(), expected.detach())
+    torch.testing.assert_close(crosscoder.encode(x), expected)
 
 
 def test_k_annealing_ends_at_k_and_zero_length_means_at_once() -> None:

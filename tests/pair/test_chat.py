@@ -52,11 +52,19 @@ def test_shipped_template_on_real_text(pair: HookedModelPair) -> None:
         ([], "without messages"),
         ([{"role": "user"}], "must be {'role'"),
         (["hello"], "must be {'role'"),
+        ([{"role": "user", "content": None}], "with text in both"),
     ],
 )
 def test_bad_dialogues(messages: Any, message: str) -> None:
     with pytest.raises(CrossdiffError, match=message):
         render_chat(messages, word_tokenizer())
+
+
+def test_a_template_that_refuses_the_dialogue() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(CrossdiffError, match=r"refuses a dialogue with the roles \['user'"):
+        render_chat(DIALOGUE, tokenizer)
 
 
 def test_no_template_and_rewriting_template() -> None:

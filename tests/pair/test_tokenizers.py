@@ -24,6 +24,15 @@ def test_template_tokens_that_only_one_knows() -> None:
         check_tokenizers_agree({"base": base, "chat": word_tokenizer()})
 
 
+def test_roles_of_eos_and_padding_may_differ_as_in_official_pairs() -> None:
+    chat = word_tokenizer()
+    chat.eos_token, chat.pad_token = "<end_of_turn>", "<unk>"
+    check_tokenizers_agree({"base": word_tokenizer(chat=False), "chat": chat})
+    chat.bos_token = "<unk>"
+    with pytest.raises(CrossdiffError, match="BOS is '<bos>' in one, '<unk>'"):
+        check_tokenizers_agree({"base": word_tokenizer(chat=False), "chat": chat})
+
+
 def test_hash_depends_on_the_vocabulary() -> None:
     assert tokenizer_hash(word_tokenizer()) == tokenizer_hash(word_tokenizer(chat=False))
     assert tokenizer_hash(word_tokenizer()) != tokenizer_hash(word_tokenizer(WORDS[:-1]))

@@ -17,7 +17,7 @@ def test_tiny_demo_runs_the_whole_path(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
     started = time.monotonic()
     path = run_demo("tiny", tmp_path, console)
-    assert time.monotonic() - started < 120  # an idle machine needs half a minute
+    assert time.monotonic() - started < 120  # 25 s on two idle cores; the rest is for busy ones
     table = load_table(path)
     assert len(table) == 512
     findings = json.loads((tmp_path / "findings.json").read_text())
@@ -37,8 +37,9 @@ def test_gemma_demo_finds_the_four_behaviours(tmp_path: Path) -> None:
     findings = json.loads((tmp_path / "findings.json").read_text())
     assert min(findings["quality"]["fve"].values()) >= 0.88
     assert findings["quality"]["l0"] == pytest.approx(32, abs=4)
-    for row in findings["behaviours"]:
-        assert row["auroc"] >= 0.85, row
+    aurocs = {row["behaviour"]: row["auroc"] for row in findings["behaviours"]}
+    assert min(aurocs["template"], aurocs["opener"], aurocs["refusal"]) >= 0.9
+    assert aurocs["signature"] >= 0.88  # measured: .896, short of the .9 that was aimed at
 
 
 def test_dialogue_splits_are_disjoint_and_spans_say_what_they_label() -> None:

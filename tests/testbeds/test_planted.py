@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sae_crossdiff import (
+    ActivationBatch,
     BatchTopKCrosscoder,
     BatchTopKCrosscoderConfig,
     CrosscoderTrainer,
@@ -14,7 +15,12 @@ from sae_crossdiff import (
     TrainingConfig,
     latent_table,
 )
-from sae_crossdiff.activations import ActivationStatistics
+from sae_crossdiff.activations import (
+    ActivationStatistics,
+    OutlierFilter,
+    OutlierPolicy,
+    concatenate,
+)
 from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair, match_features
 from sae_crossdiff.training import PerModelScaler
 
@@ -63,12 +69,17 @@ def test_matching_finds_permuted_features() -> None:
 def test_verdict_finds_planted_chat_only_features(hostile: bool) -> None:
     """The standard planted pair: precision and recall of chat-specific >= 0.9."""
     config = PlantedConfig()
-    if hostile:  # a mean vector several times the spread, as in Gemma
-        config = dataclasses.replace(config, mean_norm=10.0)
+    if hostile:  # a mean vector several times the spread, and attention sinks, as in Gemma
+        config = dataclasses.replace(config, mean_norm=10.0, sink_probability=0.005)
     planted = PlantedPair(config)
     steps, width = 1500, config.d_model
+    outliers = OutlierFilter(OutlierPolicy(calibration_tokens=1000), [width, width])
+
+    def kept(acts: torch.Tensor) -> torch.Tensor:
+        return concatenate(outliers([ActivationBatch.of(acts)])).acts
+
     statistics = ActivationStatistics([width, width])
-    statistics.update(planted.sample(20_000, seed=99)[0])
+    statistics.update(kept(planted.sample(20_000, seed=99)[0]))
     training = TrainingConfig(
         total_tokens=steps * 1024,
         batch_size=1024,
@@ -87,14 +98,15 @@ def test_verdict_finds_planted_chat_only_features(hostile: bool) -> None:
     )
     batches = planted.batches(1024, seed=1)
     for _ in range(steps):
-        trainer.train_step(next(batches))
+        trainer.train_step(kept(next(batches)))
     crosscoder = trainer.export()
     x, code = planted.sample(50_000, seed=77)
-    table = latent_table(crosscoder, x.split(5000))
+    table = latent_table(crosscoder, [kept(piece) for piece in x.split(5000)])
     feature, _ = match_features(code, crosscoder.encode(x))
     flagged = (table["verdict"] == "chat-specific").to_numpy()
     truth = planted.kinds[feature] == "chat-only"
     precision = truth[flagged].mean()
     recall = len(set(feature[flagged & truth])) / (planted.kinds == "chat-only").sum()
+    assert outliers.report.large_norm > 0 if hostile else outliers.report.large_norm == 0
     assert precision >= 0.9
     assert recall >= 0.9

@@ -61,6 +61,10 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("crosscoders.bt.d_sae", None, "needs d_sae"),
         ("crosscoders.bt.k", 65, "raise d_sae"),
         ("crosscoders", {}, "at least one"),
+        ("crosscoders", ["bt"], "must map names"),
+        ("crosscoders.bt.d_sae", "many", "in crosscoders.bt"),
+        ("training.lr", "fast", "in the config"),
+        ("training.batch_size", -1, "must be positive"),
         ("text.sources", [{"data": "org/corpus"}], "harvest all of org/corpus: set text.n_tokens"),
         ("pair.base", None, 'missing value for field "pair.base"'),
         ("training.total_tokens", "many", "wrong value type"),
@@ -73,6 +77,11 @@ def test_bad_config_is_a_one_line_error(path: str, value: Any, message: str) -> 
     with pytest.raises(CrossdiffError, match=message) as caught:
         CrosscoderRunnerConfig.from_dict(changed(path, value))
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_reads_some_numbers_as_text() -> None:
+    config = CrosscoderRunnerConfig.from_dict(changed("crosscoders.l1.l1_coefficient", "4.1e-02"))
+    assert config.crosscoders["l1"].l1_coefficient == 0.041  # type: ignore[attr-defined]
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
