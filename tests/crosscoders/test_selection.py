@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_crossdiff import BatchTopKCrosscoder, BatchTopKCrosscoderConfig
 from sae_crossdiff.crosscoders.selection import BatchTopKSelector
@@ -81,7 +83,7 @@ def test_no_array_of_tokens_by_latents_is_made() -> None:
     crosscoder = BatchTopKCrosscoder(config)
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             out = func(*args, **(kwargs or {}))
@@ -89,8 +91,6 @@ def test_no_array_of_tokens_by_latents_is_made() -> None:
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     largest = max(largest, tensor.numel())
             return out
-
-    from sae_lens.saes.sae import TrainStepInput
 
     x = torch.randn(tokens, d)
     crosscoder.training_forward_pass(TrainStepInput(x, {}, None, 0, False))  # finds the guess
@@ -103,8 +103,6 @@ def test_no_array_of_tokens_by_latents_is_made() -> None:
 
 @pytest.mark.parametrize("dead_share", [0.0, 0.5])
 def test_gradients_do_not_depend_on_the_block_size(dead_share: float) -> None:
-    from sae_lens.saes.sae import TrainStepInput
-
     x = torch.randn(64, 12)
     dead = torch.rand(96) < dead_share
     found = []
