@@ -82,7 +82,9 @@ def audit_run(
         contexts = top_contexts(crosscoder, tokens, list(top.index), pair.tokenizer)
         console.print(quality_table(table.attrs["quality"], f"{name} on {which}"))
         console.print(count_table(table))
-        console.print(latent_rows(top, contexts, "Most chat-specific latents"))
+        console.print(
+            latent_rows(top, contexts, "The most chat-specific latents, by verdict score")
+        )
         console.print("Table", paths[-1], soft_wrap=True, markup=False)
     return paths
 

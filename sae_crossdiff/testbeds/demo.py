@@ -144,7 +144,7 @@ def report_findings(
     console.print(count_table(table))
     top = most_chat_specific(table, 12)
     contexts = top_contexts(crosscoder, data.training, list(top.index), pair.tokenizer)
-    console.print(latent_rows(top, contexts, "Most chat-specific latents"))
+    console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
     findings = {"quality": quality, "behaviours": behaviours}
