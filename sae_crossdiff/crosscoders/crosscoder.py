@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAE
@@ -49,6 +49,14 @@ class Crosscoder(CrosscoderMixin, JumpReLUSAE):
     def encode_sparse(self, x: Float[Tensor, "tokens d_in"]) -> SparseCode:
         """The code as triples, SAELens' hooks included."""
         return SparseCode.from_dense(self.encode(x))
+
+    def encode_latents(
+        self, x: Float[Tensor, "tokens d_in"], latents: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "tokens chosen"]:
+        """`encode(x)[:, latents]`, computing only those columns (and calling no hook)."""
+        self.split(x)
+        pre = torch.addmm(self.b_enc[latents], x.to(self.dtype), self.W_enc[:, latents])
+        return torch.where(pre > self.threshold[latents], pre.relu(), 0)
 
     def decode_sparse(self, code: SparseCode) -> Float[Tensor, "tokens d_in"]:
         """Reconstruction from triples; equals `decode(code.to_dense())`."""

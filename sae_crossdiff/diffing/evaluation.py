@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,33 @@ from sae_crossdiff.activations import ActivationBatch, iterate
 from sae_crossdiff.crosscoders import Crosscoder, SparseCode
 from sae_crossdiff.diffing.statistics import FiringStatistics
 from sae_crossdiff.errors import CrossdiffError
+
+
+class Encoded(NamedTuple):
+    """A batch with its activations `x`, code and reconstruction in training units."""
+
+    batch: ActivationBatch
+    x: Tensor
+    code: SparseCode
+    reconstruction: Tensor
+
+
+def encode_all(
+    crosscoder: Crosscoder, units: Crosscoder, batches: Iterable[ActivationBatch | Tensor]
+) -> Iterator[Encoded]:
+    """Raw batches through a crosscoder; `units` is `crosscoder.in_training_units()`.
+
+    Raises:
+        CrossdiffError: no tokens, wrong width or NaN.
+    """
+    n_tokens = 0
+    for batch in iterate(batches):
+        x = crosscoder.normalize(batch.acts.to(crosscoder.W_dec.device))
+        code = units.encode_sparse(x)
+        n_tokens += len(batch)
+        yield Encoded(batch, x, code, units.decode_sparse(code))
+    if not n_tokens:
+        raise CrossdiffError("no activations to evaluate on: the data set is empty")
 
 
 class _ExplainedVariance:
@@ -87,11 +114,7 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[ActivationBatch | Tensor]
     firing = FiringStatistics(crosscoder.cfg.d_sae, crosscoder.W_dec.device)
     quality = Quality(crosscoder)
     units = crosscoder.in_training_units()
-    for batch in iterate(batches):
-        x = crosscoder.normalize(batch.acts.to(crosscoder.W_dec.device))
-        code = units.encode_sparse(x)
+    for batch, x, code, reconstruction in encode_all(crosscoder, units, batches):
         firing.update(batch, code)
-        quality.update(batch, x, units.decode_sparse(code), code)
-    if not firing.n_tokens:
-        raise CrossdiffError("no activations to evaluate on: the data set is empty")
+        quality.update(batch, x, reconstruction, code)
     return quality.result(firing)

@@ -21,9 +21,9 @@ def latent_activations(
     crosscoder: Crosscoder, tokens: ActivationBatch, latents: Sequence[int], batch_size: int = 2048
 ) -> NDArray[np.float32]:
     """f of the chosen latents on every token: dense [tokens, len(latents)]."""
-    chosen = torch.as_tensor(list(latents), device=crosscoder.W_dec.device)
+    chosen = torch.tensor(list(latents), dtype=torch.long, device=crosscoder.W_dec.device)
     parts = [
-        crosscoder.encode(batch.acts.to(chosen.device).float())[:, chosen].cpu()
+        crosscoder.encode_latents(batch.acts.to(chosen.device), chosen).cpu()
         for batch in in_order(tokens, batch_size)
     ]
     return torch.cat(parts).numpy() if parts else np.zeros((0, len(chosen)), dtype=np.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,29 +16,15 @@ TARGETS = ("error", "reconstruction", "activation", "activation_no_bias")
 
 
 @dataclass
-class ScalingSums:
-    """The float64 sums [latents] from which every beta of one direction follows.
+class DirectionSums:
+    """float64 sums [models, latents] along one direction d (a decoder row).
 
-    With f the code, d the direction (a decoder row), x_m and eps_m a model's activation and
-    error: C = sum f^2, S = sum f, A[m] = sum f <x_m, d>, E[m] = sum f <eps_m, d>.
+    A[m] = sum f <x_m, d>, E[m] = sum f <eps_m, d>, with f the code, x_m and eps_m a model's
+    activation and error.
     """
 
-    C: Float[Tensor, " latents"]
-    S: Float[Tensor, " latents"]
     A: Float[Tensor, "models latents"]
     E: Float[Tensor, "models latents"]
-
-    @classmethod
-    def zeros(cls, n_models: int, n_latents: int, device: torch.device) -> ScalingSums:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
-
-        return cls(
-            zeros(n_latents),
-            zeros(n_latents),
-            zeros(n_models, n_latents),
-            zeros(n_models, n_latents),
-        )
 
 
 class LatentScaling:
@@ -74,8 +61,14 @@ class LatentScaling:
         with torch.no_grad():
             self._decoders = [part.to(dtype) for part in crosscoder.W_dec_per_model]
             self._biases = [part.to(dtype) for part in crosscoder.b_dec_per_model]
-        shape = (crosscoder.n_models, crosscoder.cfg.d_sae, crosscoder.W_dec.device)
-        self.sums = {name: ScalingSums.zeros(*shape) for name in directions}
+        # C = sum f^2 and S = sum f, whatever the direction.
+        zeros = partial(torch.zeros, dtype=torch.float64, device=crosscoder.W_dec.device)
+        n_models, n_latents = crosscoder.n_models, crosscoder.cfg.d_sae
+        self.C, self.S = zeros(n_latents), zeros(n_latents)
+        self.sums = {
+            name: DirectionSums(zeros(n_models, n_latents), zeros(n_models, n_latents))
+            for name in directions
+        }
 
     @torch.no_grad()
     def update(
@@ -88,11 +81,10 @@ class LatentScaling:
         f = code.values.to(torch.float64)
         x_parts = self.crosscoder.split(x.to(self.dtype))
         error_parts = self.crosscoder.split((x - reconstruction).to(self.dtype))
-        f_sum, f_squared = code.sum_per_latent(f), code.sum_per_latent(f * f)
+        self.S += code.sum_per_latent(f)
+        self.C += code.sum_per_latent(f * f)
         for name, sums in self.sums.items():
             direction = self._decoders[self.crosscoder.index_of(name)]
-            sums.S += f_sum
-            sums.C += f_squared
             for m, (x_m, error_m) in enumerate(zip(x_parts, error_parts, strict=True)):
                 sums.A[m] += code.sum_per_latent(f * code.dots(x_m, direction).double())
                 sums.E[m] += code.sum_per_latent(f * code.dots(error_m, direction).double())
@@ -102,18 +94,18 @@ class LatentScaling:
         sums = self.sums[direction]
         rows = self._decoders[self.crosscoder.index_of(direction)].double()
         Q = rows.pow(2).sum(-1)
-        CQ = sums.C * Q
+        CQ = self.C * Q
         if target == "activation":
             return sums.A / CQ
         if target == "reconstruction":
             return (sums.A - sums.E) / CQ
         if target == "activation_no_bias":
             bias = torch.stack([rows @ b.double() for b in self._biases])
-            return (sums.A - bias * sums.S) / CQ
+            return (sums.A - bias * self.S) / CQ
         if target == "error":
             own = torch.stack([(part.double() * rows).sum(-1) for part in self._decoders])
             # A latent that never fired has no beta, although own / Q would be a number.
-            return sums.E / CQ + torch.where(sums.C > 0, own / Q, torch.nan)
+            return sums.E / CQ + torch.where(self.C > 0, own / Q, torch.nan)
         raise CrossdiffError(f"no target {target!r}: use one of {', '.join(TARGETS)}")
 
     def nu(self, target: str, direction: str = "chat") -> Float[Tensor, " latents"]:
@@ -134,7 +126,7 @@ class RefittedDecoders:
 
     totals: Float[Tensor, "latents d_in"]
     C: Float[Tensor, " latents"]
-    noise: Float[Tensor, "models latents"] = field(default_factory=lambda: torch.zeros(0))
+    noise: Float[Tensor, "models latents"]
 
     @classmethod
     def zeros(cls, crosscoder: Crosscoder) -> RefittedDecoders:

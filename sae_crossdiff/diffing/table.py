@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sae_crossdiff.activations import ActivationBatch, iterate
+from sae_crossdiff.activations import ActivationBatch
 from sae_crossdiff.crosscoders import Crosscoder
-from sae_crossdiff.diffing.evaluation import Quality
+from sae_crossdiff.diffing.evaluation import Quality, encode_all
 from sae_crossdiff.diffing.latent_scaling import TARGETS, LatentScaling, RefittedDecoders
 from sae_crossdiff.diffing.norms import (
     Twins,
@@ -63,16 +63,11 @@ def latent_table(
     refitted = RefittedDecoders.zeros(units)
     firing = FiringStatistics(crosscoder.cfg.d_sae, crosscoder.W_dec.device)
     quality = Quality(units)
-    for batch in iterate(batches):
-        x = crosscoder.normalize(batch.acts.to(crosscoder.W_dec.device))
-        code = units.encode_sparse(x)
-        reconstruction = units.decode_sparse(code)
+    for batch, x, code, reconstruction in encode_all(crosscoder, units, batches):
         scaling.update(x, code, reconstruction)
         refitted.update(units, code, x - reconstruction)
         firing.update(batch, code)
         quality.update(batch, x, reconstruction, code)
-    if not firing.n_tokens:
-        raise CrossdiffError("no activations to build the table from: the data set is empty")
     columns = {
         **_norm_columns(units),
         **_scaling_columns(scaling, refitted, units),

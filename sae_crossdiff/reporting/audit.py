@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from sae_crossdiff.activations import (
 from sae_crossdiff.crosscoders import load_crosscoder
 from sae_crossdiff.diffing import VerdictThresholds, latent_table, most_chat_specific, save_table
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.pair import HookedModelPair, tokenizer_hash
-from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.reporting.contexts import top_contexts
 from sae_crossdiff.reporting.terminal import count_table, latent_rows, quality_table
 from sae_crossdiff.training import CrosscoderRunnerConfig
+from sae_crossdiff.training.config import IN_MEMORY
 from sae_crossdiff.training.progress import track_tokens
 
 
@@ -47,13 +45,7 @@ def audit_run(
     config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
     device = device or config.pair.device
     crosscoders = {name: load_crosscoder(run / name, device) for name in config.crosscoders}
-    pair = HookedModelPair.from_pretrained(
-        config.pair.base,
-        config.pair.chat,
-        hook_name=config.pair.hook_name,
-        dtype=config.pair.dtype,
-        device=device,
-    )
+    pair = config.load_pair(device)
     sources = audit_sources(config, text, dialogues)
     sequences = list(token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens))
     outliers = OutlierFilter(config.activations.outliers, pair.d_ins)
@@ -64,14 +56,7 @@ def audit_run(
         console,
     )
     tokens = ActivationDataset(outliers(harvested)).all
-    provenance = Provenance(
-        models={"base": config.pair.base, "chat": config.pair.chat},
-        hook_name=pair.hook_name,
-        tokenizer_hash=tokenizer_hash(pair.tokenizer),
-        text=", ".join(source.name for source in sources),
-        outlier_policy=dataclasses.asdict(config.activations.outliers),
-        seed=config.training.seed,
-    )
+    provenance = config.provenance(pair, sources)
     which = "the text that was passed" if text or dialogues else "its own training text"
     paths = []
     for name, crosscoder in crosscoders.items():
@@ -102,6 +87,3 @@ def audit_sources(
             "this run's text was in memory and is gone: pass --text or --dialogues"
         )
     return sources
-
-
-IN_MEMORY = "(rows in memory)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,9 +73,7 @@ def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None 
     folders = _folders(pair_name, console, cache)
     config = demo_config(folders, settings, output)
     with console.status("loading both models"):
-        pair = HookedModelPair.from_pretrained(
-            folders.base, folders.chat, hook_name=settings.hook_name, dtype=settings.dtype
-        )
+        pair = config.load_pair()
     console.print(f"[bold]Site[/] {pair.hook_name}: {' + '.join(map(str, pair.d_ins))} wide")
     data = prepare(config, pair, console)
     _print_outliers(data.outliers.report, pair.tokenizer, console)
@@ -136,7 +134,7 @@ def report_findings(
     quality = evaluate(crosscoder, in_order(data.held_out))
     provenance = Provenance.from_dict(crosscoder.cfg.metadata.provenance)
     total = len(data.training) + len(data.held_out)
-    batches = _all(data.training, data.held_out)
+    batches = chain(in_order(data.training), in_order(data.held_out))
     tracked = track_tokens(batches, total, "Auditing every latent", console)
     table = latent_table(crosscoder, tracked, provenance=provenance)
     path = save_table(table, result.output_path / "latent_table.parquet")
@@ -181,11 +179,6 @@ def behaviour_latents(
             }
         )
     return rows
-
-
-def _all(*parts: ActivationBatch) -> Iterator[ActivationBatch]:
-    for part in parts:
-        yield from in_order(part)
 
 
 def _folders(pair_name: str, console: Console, cache: Path | None) -> PairFolders:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,10 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from sae_crossdiff.activations import OutlierPolicy, TextSource
 from sae_crossdiff.crosscoders import BatchTopKCrosscoderConfig
 from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.pair import HookedModelPair, tokenizer_hash
+from sae_crossdiff.provenance import Provenance
+
+IN_MEMORY = "(rows in memory)"
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,31 @@ class CrosscoderRunnerConfig:
                 "(--n-tokens), or keep_in_memory=False (--stream)"
             )
 
+    def load_pair(self, device: str = "") -> HookedModelPair:
+        """The pair of models; on another device than the config's if one is named."""
+        pair = self.pair
+        return HookedModelPair.from_pretrained(
+            pair.base,
+            pair.chat,
+            hook_name=pair.hook_name,
+            dtype=pair.dtype,
+            device=device or pair.device,
+        )
+
+    def provenance(
+        self, pair: HookedModelPair, sources: Sequence[TextSource] | None = None
+    ) -> Provenance:
+        """Provenance of what is made with `pair` from the run's own text, or from `sources`."""
+        sources = self.text.sources if sources is None else sources
+        return Provenance(
+            models={"base": str(self.pair.base), "chat": str(self.pair.chat)},
+            hook_name=pair.hook_name,
+            tokenizer_hash=tokenizer_hash(pair.tokenizer) if pair.tokenizer is not None else "",
+            text=", ".join(source.name for source in sources),
+            outlier_policy=dataclasses.asdict(self.activations.outliers),
+            seed=self.training.seed,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; rows held in memory become a note, since they cannot be written down."""
         content = {
@@ -169,7 +198,7 @@ class CrosscoderRunnerConfig:
         }
         for source in content["text"]["sources"]:
             if not isinstance(source["data"], str):
-                source["data"] = "(rows in memory)"
+                source["data"] = IN_MEMORY
         return content
 
     @classmethod

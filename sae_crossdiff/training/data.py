@@ -16,6 +16,7 @@ from sae_crossdiff.activations import (
     OutlierFilter,
     TokenSequence,
     harvest,
+    in_order,
     shuffled,
     shuffled_stream,
     token_sequences,
@@ -77,8 +78,8 @@ def from_memory(
     """Training data from an existing harvest (several runs can share one)."""
     training, held_out = dataset.split(config.activations.held_out, config.training.seed)
     statistics = ActivationStatistics(outliers.d_ins)
-    for start in range(0, len(training), 8192):
-        statistics.update(training.acts[start : start + 8192])
+    for piece in in_order(training, batch_size=8192):
+        statistics.update(piece.acts)
     batches = partial(shuffled, training.acts, config.training.batch_size, config.training.seed)
     return TrainingData(batches, _scaler(config, statistics), outliers, training, held_out)
 

@@ -16,8 +16,7 @@ from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.pair import HookedModelPair, tokenizer_hash
-from sae_crossdiff.provenance import Provenance
+from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.training.config import CrosscoderRunnerConfig
 from sae_crossdiff.training.data import TrainingData, prepare
 from sae_crossdiff.training.interruption import interrupt_between_steps
@@ -57,13 +56,7 @@ class CrosscoderTrainingRunner:
         resume_from: str | Path | None = None,
     ):
         self.config = config
-        self.pair = pair or HookedModelPair.from_pretrained(
-            config.pair.base,
-            config.pair.chat,
-            hook_name=config.pair.hook_name,
-            dtype=config.pair.dtype,
-            device=config.pair.device,
-        )
+        self.pair = pair or config.load_pair()
         self.data = data
         self.console = console
         self.resume_from = Path(resume_from) if resume_from else None
@@ -148,22 +141,22 @@ class CrosscoderTrainingRunner:
             trainer.save_checkpoint(checkpoint_name=name, base_path=folder)
 
     def _check_checkpoint(self) -> None:
-        for name, config in self.config.crosscoders.items() if self.resume_from else ():
-            assert self.resume_from is not None
+        if self.resume_from is None:
+            return
+        for name, config in self.config.crosscoders.items():
             path = self.resume_from / name / SAE_CFG_FILENAME
             if not path.is_file():
                 raise CrossdiffError(
                     f"cannot resume from {self.resume_from}: {path} is missing. Pass a "
                     "checkpoints/<tokens> folder of a run with the same crosscoders"
                 )
-            saved = json.loads(path.read_text())
+            ours, saved = config.to_dict(), json.loads(path.read_text())
             for field in ("architecture", "d_sae", "k", "l1_coefficient"):
-                ours = config.architecture() if field == "architecture" else config.to_dict()
-                mine = ours if isinstance(ours, str) else ours.get(field)
-                if mine != saved.get(field):
+                if ours.get(field) != saved.get(field):
                     raise CrossdiffError(
-                        f"cannot resume crosscoders.{name}: {field} is {mine!r} in the config and "
-                        f"{saved.get(field)!r} in {path}. Resume with the settings of that run"
+                        f"cannot resume crosscoders.{name}: {field} is {ours.get(field)!r} in the "
+                        f"config and {saved.get(field)!r} in {path}. Resume with the settings of "
+                        "that run"
                     )
 
     def _crosscoders(self) -> dict[str, Any]:
@@ -196,7 +189,7 @@ class CrosscoderTrainingRunner:
             model_name=self.config.pair.chat,
             hook_name=self.pair.hook_name,
             context_size=self.config.text.context_size,
-            provenance=self._provenance().to_dict(),
+            provenance=self.config.provenance(self.pair).to_dict(),
         )
         return dataclasses.replace(
             config,
@@ -206,17 +199,6 @@ class CrosscoderTrainingRunner:
             device=self.config.pair.device,
             metadata=metadata,
         )  # type: ignore[call-arg]
-
-    def _provenance(self) -> Provenance:
-        tokenizer = self.pair.tokenizer
-        return Provenance(
-            models={"base": str(self.config.pair.base), "chat": str(self.config.pair.chat)},
-            hook_name=self.pair.hook_name,
-            tokenizer_hash=tokenizer_hash(tokenizer) if tokenizer is not None else "",
-            text=", ".join(source.name for source in self.config.text.sources),
-            outlier_policy=dataclasses.asdict(self.config.activations.outliers),
-            seed=self.config.training.seed,
-        )
 
 
 def _checkpoint_steps(total: int, n: int) -> set[int]:

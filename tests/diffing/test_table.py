@@ -25,6 +25,7 @@ from sae_crossdiff.diffing import (
     TARGETS,
     auroc,
     find_twins,
+    latent_activations,
     span_aurocs,
     specificity,
     verdicts,
@@ -76,6 +77,16 @@ def test_columns_are_all_documented() -> None:
         targets = TARGETS if "{target}" in name else ("",)
         documented |= {name.format(target=t, model=m) for t in targets for m in ("base", "chat")}
     assert set(table.columns) == documented
+
+
+def test_chosen_columns_equal_the_whole_code() -> None:
+    crosscoder = crosscoder_of()
+    crosscoder.threshold.data = torch.rand(F)
+    x = torch.randn(60, 2 * D)
+    columns = latent_activations(crosscoder, ActivationBatch.of(x), [5, 0, 2], batch_size=16)
+    np.testing.assert_allclose(
+        columns, crosscoder.encode(x).detach()[:, [5, 0, 2]], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_normalisation_does_not_change_the_audit() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +134,25 @@ def test_resume_checks_the_checkpoint_before_the_harvest(
         CrosscoderTrainingRunner(changed, pair=pair, resume_from=checkpoint).run()
 
 
+def at_call(n: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Do something just before the n-th `SAETrainer.step`; returns the list of calls so far."""
+    real, calls = SAETrainer.step, []
+
+    def step(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == n:
+            act()
+        return real(self, batch)
+
+    monkeypatch.setattr(SAETrainer, "step", step)
+    return calls
+
+
 def test_ctrl_c_finishes_the_step_and_saves(
     run: Any, pair: HookedModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = SAETrainer.step, []
-
-    def interrupted(self: Any, batch: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 21:  # in the middle of step 11: the second crosscoder is yet to come
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(self, batch)
-
-    monkeypatch.setattr(SAETrainer, "step", interrupted)
+    # In the middle of step 11: the second crosscoder is yet to come.
+    calls = at_call(21, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
     result = CrosscoderTrainingRunner(
         config_for(tmp_path), pair=pair, data=run.data, console=QUIET
     ).run()
@@ -159,15 +167,10 @@ def test_ctrl_c_finishes_the_step_and_saves(
 def test_an_error_leaves_a_checkpoint(
     run: Any, pair: HookedModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = SAETrainer.step, []
+    def fail() -> None:
+        raise RuntimeError("disk on fire")
 
-    def failing(self: Any, batch: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 21:
-            raise RuntimeError("disk on fire")
-        return real(self, batch)
-
-    monkeypatch.setattr(SAETrainer, "step", failing)
+    at_call(21, fail, monkeypatch)
     runner = CrosscoderTrainingRunner(config_for(tmp_path), pair=pair, data=run.data, console=QUIET)
     with pytest.raises(RuntimeError, match="disk on fire"):
         runner.run()
