@@ -1,84 +1,18 @@
-"""`crossdiff`: one command per step of the path, and `demo` for all of them."""
+"""`crossdiff train`."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import warnings
-from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from transformers.utils.logging import disable_progress_bar
 
-from sae_crossdiff.diffing import VerdictThresholds
+from sae_crossdiff.cli.shared import console, one_line_errors
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.reporting.audit import audit_run
-from sae_crossdiff.testbeds.demo import run_demo
 from sae_crossdiff.training import CrosscoderRunnerConfig, CrosscoderTrainingRunner
 
-app = typer.Typer(
-    help="Model diffing with crosscoders: what did fine-tuning change inside a language model?",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
-console = Console()
 
-
-class DemoPair(str, Enum):
-    gemma3 = "gemma3"
-    tiny = "tiny"
-
-
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors a user can put right end in one line and exit code 1, without a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        quiet()
-        try:
-            command(*args, **kwargs)
-        except (CrossdiffError, ImportError) as error:
-            Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
-            raise typer.Exit(1) from error
-
-    return wrapped
-
-
-def quiet() -> None:
-    """The libraries below log a lot; at the command line only our own lines are wanted."""
-    warnings.filterwarnings("ignore")
-    for name in ("transformer_lens", "transformers", "sae_lens", "datasets", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    disable_progress_bar()
-
-
-@app.command()
-@one_line_errors
-def demo(
-    pair: Annotated[
-        DemoPair,
-        typer.Option(help="gemma3: Gemma 3 270M and its chat tune (minutes); tiny: under a minute"),
-    ] = DemoPair.gemma3,
-    output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/demo"),
-    cache: Annotated[
-        Path | None, typer.Option(help="where the Gemma pair is unpacked, once")
-    ] = None,
-) -> None:
-    """The whole path on a pair whose answer is known: models in, audited latents out.
-
-    Loads both models, reads their residual streams on dialogues and plain English, trains a
-    BatchTopK crosscoder, audits every latent with Latent Scaling, and prints what the tuning
-    introduced. Needs no account and no network; the Gemma pair needs the `demo` extra.
-    """
-    run_demo(pair.value, output / pair.value, console, cache)
-
-
-@app.command()
 @one_line_errors
 def train(
     context: typer.Context,
@@ -180,36 +114,3 @@ def _refuse_other_flags(context: typer.Context) -> None:
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise CrossdiffError(f"{flags} beside --config: put the setting into the config file")
-
-
-@app.command()
-@one_line_errors
-def table(
-    run: Annotated[Path, typer.Argument(help="output folder of `crossdiff train`")],
-    n_tokens: Annotated[
-        int, typer.Option(help="tokens to audit on; kept in memory, sum(d_ins) * 2 bytes each")
-    ] = 500_000,
-    device: Annotated[str, typer.Option(help="cpu or cuda; the run's own if left out")] = "",
-    text: Annotated[
-        list[str] | None, typer.Option(help="other plain text than the run's; repeatable")
-    ] = None,
-    dialogues: Annotated[
-        list[str] | None, typer.Option(help="other dialogues than the run's; repeatable")
-    ] = None,
-    nu_error: Annotated[float, typer.Option(help="threshold against Complete Shrinkage")] = 0.2,
-    nu_reconstruction: Annotated[float, typer.Option(help="threshold against Decoupling")] = 0.5,
-    min_active: Annotated[int, typer.Option(help="fewer active tokens: undecided")] = 30,
-) -> None:
-    """Audit every latent of a run's crosscoders: writes latent_table.parquet for each.
-
-    One pass over both models: decoder norms, all betas and nus of Latent Scaling, firing
-    statistics, verdicts. Prints the counts and the most chat-specific latents.
-    """
-    thresholds = VerdictThresholds(
-        nu_error=nu_error, nu_reconstruction=nu_reconstruction, min_active=min_active
-    )
-    audit_run(run, console, thresholds, n_tokens, text or [], dialogues or [], device)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,17 @@
+"""`crossdiff`: one command per step of the path, and `demo` for all of them."""
+
+from __future__ import annotations
+
+import typer
+
+from sae_crossdiff.cli.demo import demo
+from sae_crossdiff.cli.table import table
+from sae_crossdiff.cli.train import train
+
+app = typer.Typer(
+    help="Model diffing with crosscoders: what did fine-tuning change inside a language model?",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+for command in (demo, train, table):
+    app.command()(command)
