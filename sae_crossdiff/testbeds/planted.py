@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,22 @@ from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, zipfian_f
 from torch import Tensor
 
 from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.testbeds.planted_relations import Relations
 
-KINDS = ("shared", "rotated", "weaker", "base-only", "chat-only")
+KINDS = (
+    "shared",
+    "rotated",
+    "weaker",
+    "base-only",
+    "chat-only",
+    "child",
+    "co-firing",
+    "composed",
+    "part",
+    "less-often",
+)
+CHAT_SPECIFIC = ("chat-only", "child", "co-firing")
+"""What a flag should find: features of which the base model has nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,9 @@ class PlantedConfig:
         d_model: width of each model.
         n_per_kind: how many features of each kind: "shared" (same direction in both), "rotated"
             (at `rotation` degrees in the chat model), "weaker" (`weakness` times as strong in
-            the base), "base-only", "chat-only".
+            the base), "base-only", "chat-only", and those of `planted_relations`: "child" and
+            "co-firing" (chat-only ones tied to a shared feature), "composed" (the base writes it
+            with two "part" features), "less-often" (rarer in the base).
         max_probability, min_probability: ends of the Zipf law of firing.
         noise: standard deviation per coordinate.
         mean_norm: norm of a mean vector added to every token (Gemma's is 4 times the spread).
@@ -73,6 +89,7 @@ class PlantedPair:
         directions = torch.nn.functional.normalize(
             torch.randn(n, config.d_model, generator=generator), dim=-1
         )
+        self.relations = Relations(self.kinds)
         self.base, self.chat = self._dictionaries(directions, generator)
         self.means = config.mean_norm * torch.nn.functional.normalize(
             torch.randn(2, config.d_model, generator=generator), dim=-1
@@ -83,6 +100,7 @@ class PlantedPair:
         probabilities = zipfian_firing_probabilities(
             n, max_prob=config.max_probability, min_prob=config.min_probability
         )[torch.randperm(n, generator=generator)]
+        self.probabilities = probabilities
         self.generator = ActivationGenerator(
             n, probabilities, mean_firing_magnitudes=1.0, std_firing_magnitudes=0.3
         )
@@ -104,6 +122,7 @@ class PlantedPair:
         base[is_kind["weaker"]] *= self.config.weakness
         base[is_kind["chat-only"]] = 0.0
         chat[is_kind["base-only"]] = 0.0
+        self.relations.arrange(base, chat)
         return base, chat
 
     @torch.no_grad()
@@ -111,15 +130,20 @@ class PlantedPair:
         """(activations [n_tokens, 2 * d_model], true code [n_tokens, features])."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            code = self.generator.sample(n_tokens)
-            parts = [
-                reader(code) + mean + self.config.noise * torch.randn(n_tokens, len(mean))
-                for reader, mean in zip(self._readers, self.means, strict=True)
-            ]
-            sinks = torch.rand(n_tokens) < self.config.sink_probability
-            for part, sink in zip(parts, self._sink, strict=True):
-                part[sinks] = sink
-        return torch.cat(parts, dim=-1), code
+            code = self.relations.relate(self.generator.sample(n_tokens))
+            return self.activations([self.relations.in_base(code), code]), code
+
+    def activations(self, codes: Sequence[Tensor]) -> Float[Tensor, "tokens d_in"]:
+        """What the base and the chat model make of their codes: dictionary, mean, noise, sinks
+        (torch's global generator)."""
+        parts = [
+            reader(code) + mean + self.config.noise * torch.randn(len(code), len(mean))
+            for reader, code, mean in zip(self._readers, codes, self.means, strict=True)
+        ]
+        sinks = torch.rand(len(codes[0])) < self.config.sink_probability
+        for part, sink in zip(parts, self._sink, strict=True):
+            part[sinks] = sink
+        return torch.cat(parts, dim=-1)
 
     def batches(self, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
         """Endless fresh batches [batch_size, 2 * d_model]."""
