@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.diffing.intervals import Interval, p_below, p_within, ratio_interval
@@ -60,7 +61,7 @@ def p_columns(
     units: Crosscoder,
     thresholds: VerdictThresholds,
 ) -> dict[str, NDArray[np.float64]]:
-    """p- and q-values of the two null hypotheses of `nulls`."""
+    """p- and q-values of the two null hypotheses of `nulls`, and nus of made-up latents."""
     base, chat = refitted.square_terms(units, scaling)
     parts = [
         p_within(*scaling.nu_terms("error"), thresholds.nu_error),
@@ -69,11 +70,16 @@ def p_columns(
     ]
     specific, null = np.maximum.reduce(parts), p_against_nulls(scaling)
     return {
+        **{f"null_nu_{target}": _numpy(scaling.nu(target, "permuted")) for target in TESTED},
         "p_specific": specific,
         "q_specific": q_values(specific),
         "p_null": null,
         "q_null": q_values(null),
     }
+
+
+def _numpy(values: Tensor) -> NDArray[np.float64]:
+    return values.detach().cpu().numpy()
 
 
 def _delta_of(square_ratio: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -166,6 +166,7 @@ COLUMNS = {
     "{side}nu_{tested}_{end}": "interval of the nus of error and reconstruction, over documents",
     "refitted_delta": "Delta after refitting each decoder row by least squares",
     "refitted_delta_{end}": "its interval (first order)",
+    "null_nu_{tested}": "nu of a made-up latent that fires as this one, with another's direction",
     "p_specific": "p of: the base has it, nu or refitted norm at a threshold or beyond",
     "q_specific": "Benjamini-Hochberg q of p_specific",
     "p_null": "p of: the latent means no more than one with another direction",

@@ -39,9 +39,10 @@ class PlantedConfig:
         d_model: width of each model.
         n_per_kind: how many features of each kind: "shared" (same direction in both), "rotated"
             (at `rotation` degrees in the chat model), "weaker" (`weakness` times as strong in
-            the base), "base-only", "chat-only", and those of `planted_relations`: "child" and
-            "co-firing" (chat-only ones tied to a shared feature), "composed" (the base writes it
-            with two "part" features), "less-often" (rarer in the base).
+            the base, plus or minus up to `weakness_spread`), "base-only", "chat-only", and those
+            of `planted_relations`: "child" and "co-firing" (chat-only ones tied to a shared
+            feature), "composed" (the base writes it with two "part" features), "less-often"
+            (rarer in the base).
         max_probability, min_probability: ends of the Zipf law of firing.
         noise: standard deviation per coordinate.
         mean_norm: norm of a mean vector added to every token (Gemma's is 4 times the spread).
@@ -61,6 +62,7 @@ class PlantedConfig:
     )
     rotation: float = 60.0
     weakness: float = 0.4
+    weakness_spread: float = 0.0
     max_probability: float = 0.05
     min_probability: float = 0.005
     noise: float = 0.05
@@ -119,19 +121,29 @@ class PlantedPair:
         is_kind = {kind: torch.from_numpy(self.kinds == kind) for kind in KINDS}
         turned = directions * angle.cos() + orthogonal * angle.sin()
         chat[is_kind["rotated"]] = turned[is_kind["rotated"]]
-        base[is_kind["weaker"]] *= self.config.weakness
+        base[is_kind["weaker"]] *= self._weakness(int(is_kind["weaker"].sum()))
         base[is_kind["chat-only"]] = 0.0
         chat[is_kind["base-only"]] = 0.0
         self.relations.arrange(base, chat)
         return base, chat
 
-    @torch.no_grad()
+    def _weakness(self, n: int) -> Float[Tensor, "weaker 1"]:
+        spread = self.config.weakness_spread
+        return self.config.weakness + torch.linspace(-spread, spread, n)[:, None]
+
     def sample(self, n_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-        """(activations [n_tokens, 2 * d_model], true code [n_tokens, features])."""
+        """(activations [n_tokens, 2 * d_model], the chat model's code [n_tokens, features])."""
+        acts, codes = self.sample_codes(n_tokens, seed)
+        return acts, codes[1]
+
+    @torch.no_grad()
+    def sample_codes(self, n_tokens: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+        """Activations, and the true codes of both models (they differ where a feature is rarer)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             code = self.relations.relate(self.generator.sample(n_tokens))
-            return self.activations([self.relations.in_base(code), code]), code
+            codes = [self.relations.in_base(code), code]
+            return self.activations(codes), codes
 
     def activations(self, codes: Sequence[Tensor]) -> Float[Tensor, "tokens d_in"]:
         """What the base and the chat model make of their codes: dictionary, mean, noise, sinks
