@@ -15,7 +15,9 @@ from sae_crossdiff.testbeds.reproduce import ReproduceConfig, run_reproduce, set
 @one_line_errors
 def reproduce(
     output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/reproduce"),
-    seeds: Annotated[int, typer.Option(help="how many seeds, from 0 on")] = 2,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="seed; repeatable (0 and 1 if left out)")
+    ] = None,
     steps: Annotated[int, typer.Option(help="training steps of 1,024 tokens")] = 1500,
     mu: Annotated[float, typer.Option(help="sparsity weight of the L1 crosscoder")] = 0.8,
     pair: Annotated[
@@ -36,11 +38,12 @@ def reproduce(
     """
     known = tuple(settings(0))
     unknown = sorted(set(pair or ()) - set(known))
-    if unknown or seeds < 1 or steps < 100:
+    if unknown or steps < 100 or mu <= 0:
         raise CrossdiffError(
-            f"pair={unknown or pair}, seeds={seeds}, steps={steps}: pairs are {', '.join(known)}; "
-            "at least one seed and 100 steps"
+            f"pair={unknown or pair}, steps={steps}, mu={mu}: the pairs are {', '.join(known)}; "
+            "steps must be at least 100 and mu positive"
         )
+    seeds = tuple(seed) if seed else (0, 1)
     config = ReproduceConfig(
         seeds, steps, mu, pairs=tuple(pair or known), coverage_runs=coverage_runs
     )

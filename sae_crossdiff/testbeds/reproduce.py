@@ -35,6 +35,19 @@ FAILURES = {
 }
 
 
+CLAIM_HEADINGS = {
+    "l0": "L0",
+    "chat_only_by_delta": "Δ > .9",
+    "of_these_in_base": "in base",
+    "of_these_rejected_by_verdict": "caught",
+    "chat_specific": "verdict",
+    "spearman_delta_nu_error": "ρ(Δ, ν_e)",
+    "spearman_delta_nu_reconstruction": "ρ(Δ, ν_r)",
+    "made_up_by_point": "null, point",
+    "made_up_by_interval": "null, interval",
+}
+
+
 class Setting(NamedTuple):
     """A planted pair and the width of the crosscoders trained on it."""
 
@@ -61,7 +74,7 @@ def settings(seed: int) -> dict[str, Setting]:
 class ReproduceConfig(NamedTuple):
     """What to run: `seeds` draw the dictionaries, the text and the crosscoders' start."""
 
-    seeds: int = 2
+    seeds: tuple[int, ...] = (0, 1)
     steps: int = 1500
     mu: float = 0.8
     k: float = 4
@@ -74,7 +87,7 @@ def run_reproduce(output: Path, console: Console, config: ReproduceConfig | None
     config = config or ReproduceConfig()
     output.mkdir(parents=True, exist_ok=True)
     scores, claims = [], []
-    for seed in range(config.seeds):
+    for seed in config.seeds:
         for name in config.pairs:
             with console.status(f"pair '{name}', seed {seed}"):
                 found, claim = _one_pair(name, seed, config, output)
@@ -87,7 +100,7 @@ def run_reproduce(output: Path, console: Console, config: ReproduceConfig | None
     if config.coverage_runs:
         with console.status("coverage of the intervals"):
             coverage = measure_coverage(config.coverage_runs)
-        console.print(coverage.round(3).to_string())
+        console.print(coverage_table(coverage))
         flat = coverage.copy()
         flat.columns = [" ".join(pair).strip() for pair in coverage.columns]
         content["coverage"] = flat.reset_index().to_dict("records")
@@ -179,6 +192,18 @@ def _spearman(table: pd.DataFrame, target: str) -> float:
     return float(np.asarray(spearmanr(pair.iloc[:, 0], pair.iloc[:, 1]).statistic))
 
 
+def coverage_table(coverage: pd.DataFrame) -> Table:
+    """Coverage of the 95 % intervals, and in brackets the share of intervals that are finite."""
+    table = Table(title="Coverage of 95 % intervals (finite)", title_justify="left")
+    quantities = list(dict.fromkeys(name for name, _ in coverage.columns if name))
+    for name in ("active tokens", "cells", *quantities):
+        table.add_column(name)
+    for bin_name, row in zip(coverage.index, coverage.to_dict("records"), strict=True):
+        shown = [f"{row[q, 'coverage']:.3f} ({row[q, 'bounded']:.2f})" for q in quantities]
+        table.add_row(str(bin_name), str(row["", "cells"]), *shown)
+    return table
+
+
 def score_table(scores: pd.DataFrame) -> Table:
     """Precision, recall and AUROC of each flag, mean over seeds."""
     table = Table(title="Flags for chat-specific, against planted truth", title_justify="left")
@@ -194,21 +219,19 @@ def score_table(scores: pd.DataFrame) -> Table:
 
 def claim_table(claims: list[dict[str, Any]]) -> Table:
     """The claims, one row per pair, seed and crosscoder."""
-    table = Table(title="Claims", title_justify="left")
-    names = (
-        "l0", "chat_only_by_delta", "of_these_in_base", "of_these_rejected_by_verdict",
-        "chat_specific", "spearman_delta_nu_error", "spearman_delta_nu_reconstruction",
-        "made_up_by_point", "made_up_by_interval",
-    )  # fmt: skip
-    for name in ("pair", "seed", "crosscoder", *names, "shrinkage condition"):
-        table.add_column(name.replace("_", " "))
+    table = Table(
+        title="Latents that follow a planted feature, on 30 or more tokens", title_justify="left"
+    )
+    for name in ("pair", "seed", "crosscoder", *CLAIM_HEADINGS.values(), "shrinkage"):
+        table.add_column(name)
+    names = list(CLAIM_HEADINGS)
     for claim in claims:
         for name in ("L1", "BatchTopK"):
             numbers = claim[name]
             shown = [f"{v:.2f}" if isinstance(v := numbers[n], float) else str(v) for n in names]
             shrinkage = claim.get("shrinkage") if name == "L1" else None
             condition = "" if shrinkage is None else (
-                f"agrees {shrinkage['condition_agreement']:.2f}, AUROC "
+                f"{shrinkage['condition_agreement']:.2f} / "
                 f"{shrinkage['auroc_from_batchtopk']:.2f}"
             )  # fmt: skip
             table.add_row(claim["pair"], str(claim["seed"]), name, *shown, condition)

@@ -25,8 +25,8 @@ def flag_scores(planted: PlantedPair, run: PlantedRun) -> pd.DataFrame:
     above 0.5), are left out.
     """
     thresholds = VerdictThresholds()
-    scored = (run.table["active_tokens"] >= thresholds.min_active).to_numpy()
-    scored &= run.correlation > MIN_CORRELATION
+    firing = (run.table["active_tokens"] >= thresholds.min_active).to_numpy()
+    scored = firing & (run.correlation > MIN_CORRELATION)
     truth = run.base_share < thresholds.nu_error
     wanted = np.flatnonzero(np.isin(planted.kinds, CHAT_SPECIFIC))
     rows = {}
