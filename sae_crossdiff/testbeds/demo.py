@@ -33,6 +33,7 @@ from sae_crossdiff.reporting import (
 from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
 from sae_crossdiff.testbeds.folders import PairFolders
+from sae_crossdiff.testbeds.noop import gemma_noop_pair, tiny_noop_pair
 from sae_crossdiff.testbeds.tiny_pair import tiny_pair
 from sae_crossdiff.training import (
     ActivationsConfig,
@@ -62,6 +63,8 @@ SETTINGS = {
     "gemma3": DemoSettings("blocks.9.hook_resid_post", "bfloat16", 4096, 32, 700, 3e-3),
     "tiny": DemoSettings("blocks.1.hook_resid_post", "float32", 512, 12, 600, 3e-3),
 }
+# Tuned on plain text only: what is called chat-specific there is false.
+SETTINGS |= {f"{name}-noop": settings for name, settings in SETTINGS.items()}
 BATCH_SIZE = 2048
 TOP_LATENTS = 30
 REPORTED = (
@@ -193,9 +196,13 @@ def behaviour_latents(
 
 
 def _folders(pair_name: str, console: Console, cache: Path | None) -> PairFolders:
+    def progress(line: str) -> None:
+        console.print(f"[dim]{line}[/]")
+
     if pair_name == "tiny":
         return tiny_pair()
-    return demo_pair(cache, progress=lambda line: console.print(f"[dim]{line}[/]"))
+    makers = {"gemma3": demo_pair, "gemma3-noop": gemma_noop_pair, "tiny-noop": tiny_noop_pair}
+    return makers[pair_name](cache, progress)
 
 
 def _print_outliers(report: OutlierReport, tokenizer: Any, console: Console) -> None:

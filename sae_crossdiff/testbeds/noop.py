@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_crossdiff.activations import ActivationBatch
 from sae_crossdiff.testbeds.demo_pair import (
@@ -60,8 +60,6 @@ def tiny_noop_pair(cache_dir: Path | None = None, progress: Progress | None = No
 
 
 def _tuned_tiny(base: Path) -> Any:
-    from transformers import AutoTokenizer
-
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.set_attn_implementation("eager")  # the only one that applies Gemma-2's soft caps
     rows = windows(AutoTokenizer.from_pretrained(base), documents()[0])

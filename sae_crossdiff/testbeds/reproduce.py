@@ -173,7 +173,7 @@ def claims_of(planted: PlantedPair, runs: dict[str, PlantedRun], mu: float) -> d
             "chat_only_by_delta": int(chat_only.sum()),
             "of_these_in_base": int(in_base.sum()),
             "of_these_rejected_by_verdict": int((in_base & ~accepted).sum()),
-            "chat_specific": int((accepted & follows).sum()),
+            "chat_specific": int(accepted.sum()),
             "made_up_by_point": table.attrs["nulls"]["permuted"]["by_point"],
             "made_up_by_interval": table.attrs["nulls"]["permuted"]["by_interval"],
             **{
@@ -220,7 +220,7 @@ def score_table(scores: pd.DataFrame) -> Table:
 def claim_table(claims: list[dict[str, Any]]) -> Table:
     """The claims, one row per pair, seed and crosscoder."""
     table = Table(
-        title="Latents that follow a planted feature, on 30 or more tokens", title_justify="left"
+        title="Claims (Δ and ρ: of latents that follow a planted feature)", title_justify="left"
     )
     for name in ("pair", "seed", "crosscoder", *CLAIM_HEADINGS.values(), "shrinkage"):
         table.add_column(name)
