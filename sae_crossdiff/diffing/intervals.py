@@ -10,10 +10,16 @@ have mean zero, so t(r) = sum_g z_g / sqrt(G / (G - 1) sum_g (z_g - mean z)^2) f
 with G - 1 degrees of freedom as far as z is normal. All r that this test does not reject form the
 interval (Fieller 1954); it solves a quadratic equation and needs no second pass.
 
-Delete-a-group jackknife, the linearised interval and the bootstrap over blocks were tried beside
-it: for rare latents they cover too little (`crossdiff reproduce` measures the coverage), because
-they must estimate a ratio whose denominator is itself uncertain. Fieller's interval says so
-instead: it is unbounded, (-inf, inf), where the data do not even show that B differs from zero.
+Nominal 95 % intervals for nu_error on planted documents, 200 data sets, share that held the truth:
+
+    active tokens               15-29   60-119   120-299   300-799
+    bootstrap over blocks        .790     .879      .885      .915
+    delete-a-block jackknife     .835     .875      .897      .927
+    this interval                .988     .976      .964      .954
+
+Rare latents have a denominator that is itself uncertain. Fieller's interval says so: where the data
+do not even show that B differs from zero it is unbounded, (-inf, inf).
+`sae_crossdiff.testbeds.coverage` measures this interval again.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from sae_crossdiff.activations import (
     concatenate,
 )
 from sae_crossdiff.crosscoders import Crosscoder
+from sae_crossdiff.crosscoders.difference import difference_as_crosscoder, model_difference
 from sae_crossdiff.diffing import latent_table
 from sae_crossdiff.testbeds.planted import PlantedPair, match_features
 from sae_crossdiff.training import CrosscoderTrainer, PerModelScaler, TrainingConfig
@@ -43,7 +44,11 @@ class PlantedRun(NamedTuple):
 def train_planted(
     planted: PlantedPair, configs: Mapping[str, Any], steps: int = 1500, seed: int = 0
 ) -> dict[str, Crosscoder]:
-    """Train the crosscoders of `configs` on `steps` batches of 1,024 tokens without outliers."""
+    """Train the crosscoders of `configs` on `steps` batches of 1,024 tokens without outliers.
+
+    A config of one model (`d_ins=[d_model]`) is trained on the difference of the models'
+    normalised activations and comes back as a crosscoder of both (`difference_as_crosscoder`).
+    """
     width = planted.config.d_model
     outliers = _outliers(planted)
     statistics = ActivationStatistics([width, width])
@@ -62,13 +67,23 @@ def train_planted(
     for name, config in configs.items():
         torch.manual_seed(seed)
         crosscoder = get_sae_training_class(config.architecture())[0](config)
-        trainers[name] = CrosscoderTrainer(training, crosscoder, scaler)
+        own = PerModelScaler.identity([width]) if crosscoder.n_models == 1 else scaler
+        trainers[name] = CrosscoderTrainer(training, crosscoder, own)
     batches = planted.batches(BATCH_SIZE, seed=1 + seed)
     for _ in range(steps):
         batch = _kept(outliers, next(batches))
+        difference = model_difference(scaler(batch))
         for trainer in trainers.values():
-            trainer.train_step(batch)
-    return {name: trainer.export() for name, trainer in trainers.items()}
+            trainer.train_step(difference if trainer.sae.n_models == 1 else batch)
+    return {name: _exported(trainer, scaler) for name, trainer in trainers.items()}
+
+
+def _exported(trainer: CrosscoderTrainer, scaler: PerModelScaler) -> Crosscoder:
+    crosscoder = trainer.export()
+    if crosscoder.n_models == 1:
+        crosscoder = difference_as_crosscoder(crosscoder)
+        crosscoder.fold_normalization(scaler.mean, scaler.scale_per_model)
+    return crosscoder
 
 
 def audit_planted(

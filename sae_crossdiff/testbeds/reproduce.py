@@ -132,7 +132,7 @@ def _one_pair(
             planted_base_share=run.base_share,
         )
         save_table(labelled, folder / f"{architecture}.parquet")
-    tables = {architecture: run.table for architecture, run in runs.items()}
+    tables = {architecture: runs[architecture].table for architecture in ("L1", "BatchTopK")}
     for target, threshold in (("error", 0.2), ("reconstruction", 0.5)):
         figure = delta_against_nu(tables, target, threshold)
         figure.write_html(folder / f"delta_against_nu_{target}.html", include_plotlyjs=True)
@@ -140,19 +140,30 @@ def _one_pair(
 
 
 def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, Any]:
-    """L1 and BatchTopK with about the same number of active latents per token."""
-    d_in, d_sae = 2 * setting.pair.d_model, setting.d_sae
-    return {
-        "L1": L1CrosscoderConfig(
-            d_in=d_in, d_sae=d_sae, l1_coefficient=config.mu, l1_warm_up_steps=config.steps // 10
-        ),
-        "BatchTopK": BatchTopKCrosscoderConfig(
-            d_in=d_in,
+    """L1 and BatchTopK with about the same number of active latents per token, and a BatchTopK
+    SAE on the activation difference (of which fewer features take part)."""
+    d_model, d_sae = setting.pair.d_model, setting.d_sae
+
+    def batchtopk(d_ins: list[int], names: list[str], k: float) -> BatchTopKCrosscoderConfig:
+        return BatchTopKCrosscoderConfig(
+            d_in=sum(d_ins),
+            d_ins=d_ins,
+            model_names=names,
             d_sae=d_sae,
-            k=config.k,
+            k=k,
             topk_threshold_start_step=2 * config.steps // 3,
             topk_threshold_lr=0.01,
+        )
+
+    return {
+        "L1": L1CrosscoderConfig(
+            d_in=2 * d_model,
+            d_sae=d_sae,
+            l1_coefficient=config.mu,
+            l1_warm_up_steps=config.steps // 10,
         ),
+        "BatchTopK": batchtopk([d_model, d_model], ["base", "chat"], config.k),
+        "difference SAE": batchtopk([d_model], ["difference"], config.k / 2),
     }
 
 
@@ -226,7 +237,7 @@ def claim_table(claims: list[dict[str, Any]]) -> Table:
         table.add_column(name)
     names = list(CLAIM_HEADINGS)
     for claim in claims:
-        for name in ("L1", "BatchTopK"):
+        for name in ("L1", "BatchTopK", "difference SAE"):
             numbers = claim[name]
             shown = [f"{v:.2f}" if isinstance(v := numbers[n], float) else str(v) for n in names]
             shrinkage = claim.get("shrinkage") if name == "L1" else None

@@ -10,8 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sae_crossdiff import load_table
+from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError, load_table
 from sae_crossdiff.cli import app
+from sae_crossdiff.crosscoders.difference import difference_as_crosscoder
 from sae_crossdiff.testbeds.planted import PlantedPair
 from sae_crossdiff.testbeds.planted_documents import planted_crosscoder
 from sae_crossdiff.testbeds.planted_training import audit_planted
@@ -49,6 +50,22 @@ def test_shrinkage_ratio_equals_a_naive_loop() -> None:
     assert np.isnan(ratios[(f.sum(0) == 0).numpy()]).all()
 
 
+def test_difference_sae_has_the_same_code_on_joined_activations() -> None:
+    config = CrosscoderConfig(d_in=6, d_ins=[6], d_sae=9, model_names=["difference"])
+    sae = Crosscoder(config)
+    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+        parameter = getattr(sae, name)
+        parameter.data = torch.randn_like(parameter)
+    sae.threshold.data = torch.rand(9)
+    joined, x = difference_as_crosscoder(sae), torch.randn(40, 12)
+    difference = x[:, 6:] - x[:, :6]
+    torch.testing.assert_close(joined.encode(x), sae.encode(difference))
+    torch.testing.assert_close(joined(x)[:, 6:], sae(difference))
+    assert not joined(x)[:, :6].any()
+    with pytest.raises(CrossdiffError, match="one difference, this crosscoder 2 models"):
+        difference_as_crosscoder(joined)
+
+
 def test_reproduce_in_miniature(tmp_path: Path) -> None:
     torch.manual_seed(0)
     runner = CliRunner(env={"COLUMNS": "180"})
@@ -56,8 +73,10 @@ def test_reproduce_in_miniature(tmp_path: Path) -> None:
     result = runner.invoke(app, [*arguments, "--coverage-runs", "2", "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "reproduce.json").read_text())
-    assert {row["architecture"] for row in content["scores"]} == {"L1", "BatchTopK"}
-    assert len(content["scores"]) == 12
+    assert {row["architecture"] for row in content["scores"]} == {
+        "L1", "BatchTopK", "difference SAE",
+    }  # fmt: skip
+    assert len(content["scores"]) == 18
     assert 0.8 < content["claims"][0]["shrinkage"]["condition_agreement"] <= 1
     assert len(content["coverage"]) == 7
     table = load_table(tmp_path / "failures-0" / "L1.parquet")
