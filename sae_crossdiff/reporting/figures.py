@@ -93,7 +93,7 @@ def _null_trace(table: pd.DataFrame, target: str, first: bool) -> go.Scattergl:
         name="made-up latents",
         legendgroup="made-up",
         showlegend=first,
-        marker={"size": 4, "color": "#222222", "symbol": "x-thin-open", "opacity": 0.5},
+        marker={"size": 4, "color": "#222222", "symbol": "x-thin-open", "opacity": 0.3},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
 from sae_crossdiff.testbeds.folders import PairFolders
 from sae_crossdiff.testbeds.noop import gemma_noop_pair, tiny_noop_pair
+from sae_crossdiff.testbeds.strict_json import write_json
 from sae_crossdiff.testbeds.tiny_pair import tiny_pair
 from sae_crossdiff.training import (
     ActivationsConfig,
@@ -160,7 +160,7 @@ def report_findings(
     counts = table["verdict"].value_counts().to_dict()
     nulls = table.attrs["nulls"]
     findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
-    (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
+    write_json(result.output_path / "findings.json", findings)
     _print_next_steps(result.output_path, console)
     return path
 

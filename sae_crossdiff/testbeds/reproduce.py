@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
 from sae_crossdiff.testbeds.planted_training import PlantedRun, audit_planted, train_planted
 from sae_crossdiff.testbeds.scores import flag_scores
 from sae_crossdiff.testbeds.shrinkage import shrinkage_claim
+from sae_crossdiff.testbeds.strict_json import write_json
 
 FAILURES = {
     "shared": 120,
@@ -92,7 +92,7 @@ def run_reproduce(output: Path, console: Console, config: ReproduceConfig | None
         flat.columns = [" ".join(pair).strip() for pair in coverage.columns]
         content["coverage"] = flat.reset_index().to_dict("records")
     path = output / "reproduce.json"
-    path.write_text(json.dumps(content, indent=1, default=float), "utf-8")
+    write_json(path, content)
     console.print(f"Tables, figures and {path.name} in {output}", soft_wrap=True, markup=False)
     return path
 

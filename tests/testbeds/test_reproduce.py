@@ -18,6 +18,7 @@ from sae_crossdiff.testbeds.planted_documents import planted_crosscoder
 from sae_crossdiff.testbeds.planted_training import audit_planted
 from sae_crossdiff.testbeds.scores import flag_scores
 from sae_crossdiff.testbeds.shrinkage import shrinkage_ratios
+from sae_crossdiff.testbeds.strict_json import write_json
 
 PLANTED = PlantedPair()
 
@@ -64,6 +65,13 @@ def test_difference_sae_has_the_same_code_on_joined_activations() -> None:
     assert not joined(x)[:, :6].any()
     with pytest.raises(CrossdiffError, match="one difference, this crosscoder 2 models"):
         difference_as_crosscoder(joined)
+
+
+def test_json_has_no_numbers_that_json_does_not_know(tmp_path: Path) -> None:
+    content = {"a": [np.float64(1.5), float("nan")], "b": (np.int64(2), float("inf"), "text")}
+    write_json(tmp_path / "x.json", content)
+    read = json.loads((tmp_path / "x.json").read_text())
+    assert read == {"a": [1.5, None], "b": [2, None, "text"]}
 
 
 def test_reproduce_in_miniature(tmp_path: Path) -> None:
