@@ -24,7 +24,9 @@ from sae_crossdiff.crosscoders import (
     register_architectures,
 )
 from sae_crossdiff.diffing import (
+    AuditedRun,
     VerdictThresholds,
+    compare_runs,
     evaluate,
     latent_table,
     load_table,
@@ -51,6 +53,7 @@ __all__ = [
     "ActivationBatch",
     "ActivationDataset",
     "ActivationsConfig",
+    "AuditedRun",
     "BatchTopKCrosscoder",
     "BatchTopKCrosscoderConfig",
     "Crosscoder",
@@ -69,6 +72,7 @@ __all__ = [
     "TextSource",
     "TrainingConfig",
     "VerdictThresholds",
+    "compare_runs",
     "evaluate",
     "harvest",
     "latent_table",

@@ -11,8 +11,7 @@ from rich.table import Table
 from sae_crossdiff.cli.shared import console, one_line_errors
 from sae_crossdiff.crosscoders import load_crosscoder
 from sae_crossdiff.diffing import VERDICTS, load_table
-from sae_crossdiff.diffing.stability import MIN_COSINE, AuditedRun
-from sae_crossdiff.diffing.stability import stability as compare
+from sae_crossdiff.diffing.stability import MIN_COSINE, AuditedRun, compare_runs
 from sae_crossdiff.errors import CrossdiffError
 
 
@@ -39,7 +38,7 @@ def stability(
     if verdict not in VERDICTS:
         raise CrossdiffError(f"no verdict {verdict!r}: use one of {', '.join(VERDICTS)}")
     runs = {str(folder): _load(folder) for folder in folders}
-    summary, matches = compare(runs, verdict, min_cosine)
+    summary, matches = compare_runs(runs, verdict, min_cosine)
     shown = Table(title=f"Latents judged {verdict}", title_justify="left")
     for name in summary.columns:
         shown.add_column(name.replace("_", " "), overflow="fold")

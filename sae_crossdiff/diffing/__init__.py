@@ -7,6 +7,7 @@ from sae_crossdiff.diffing.intervals import Interval, ratio_interval
 from sae_crossdiff.diffing.labels import auroc, latent_activations, span_aurocs
 from sae_crossdiff.diffing.latent_scaling import TARGETS, LatentScaling
 from sae_crossdiff.diffing.norms import find_twins, norm_buckets, relative_decoder_norm
+from sae_crossdiff.diffing.stability import AuditedRun, compare_runs
 from sae_crossdiff.diffing.table import COLUMNS, latent_table, most_chat_specific
 from sae_crossdiff.diffing.verdicts import VERDICTS, VerdictThresholds, specificity, verdicts
 
@@ -14,11 +15,13 @@ __all__ = [
     "COLUMNS",
     "TARGETS",
     "VERDICTS",
+    "AuditedRun",
     "DocumentBlocks",
     "Interval",
     "LatentScaling",
     "VerdictThresholds",
     "auroc",
+    "compare_runs",
     "evaluate",
     "find_twins",
     "latent_activations",

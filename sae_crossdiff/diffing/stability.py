@@ -77,7 +77,7 @@ def verdict_matches(first: AuditedRun, second: AuditedRun, verdict: str) -> pd.D
     return pd.DataFrame(content)
 
 
-def stability(
+def compare_runs(
     runs: Mapping[str, AuditedRun], verdict: str, min_cosine: float = MIN_COSINE
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(summary per ordered pair of runs, all matches).

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError, save_table
 from sae_crossdiff.cli import app
-from sae_crossdiff.diffing.stability import AuditedRun, match_latents, stability
+from sae_crossdiff.diffing.stability import AuditedRun, compare_runs, match_latents
 
 F, D_IN = 12, 16
 
@@ -45,16 +45,16 @@ def test_permuted_rescaled_run_replicates_what_has_the_same_verdict() -> None:
     first = run_of(W_dec, specific=[0, 1, 2])
     there = [int((order == i).nonzero()) for i in range(F)]  # where latent i went
     second = run_of(W_dec[order] * 3.0, specific=[there[0], there[1], there[7]])
-    summary, matches = stability({"a": first, "b": second}, "chat-specific")
+    summary, matches = compare_runs({"a": first, "b": second}, "chat-specific")
     forth = summary.iloc[0]
     assert (forth["latents"], forth["matched"], forth["replicated"]) == (3, 3, 2)
     assert forth["by_chance"] == pytest.approx(3 * 3 / F)
     assert forth["median_cosine"] == pytest.approx(1.0)
     assert matches[matches["run"] == "a"]["partner"].tolist() == [there[0], there[1], there[2]]
     unrelated = run_of(torch.randn(F, D_IN), specific=[0])
-    assert stability({"a": first, "c": unrelated}, "chat-specific", 0.9)[0]["matched"].max() == 0
+    assert compare_runs({"a": first, "c": unrelated}, "chat-specific", 0.9)[0]["matched"].max() == 0
     with pytest.raises(CrossdiffError, match="at least two"):
-        stability({"a": first}, "chat-specific")
+        compare_runs({"a": first}, "chat-specific")
 
 
 def test_command_compares_folders(tmp_path: Path) -> None:
