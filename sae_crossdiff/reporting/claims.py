@@ -38,7 +38,9 @@ def score_table(scores: pd.DataFrame) -> Table:
     for name in ("pair", "crosscoder", "flag", "flagged", "precision", "recall", "AUROC"):
         table.add_column(name)
     keys = ["pair", "architecture", "flag"]
-    means = scores.groupby(keys, sort=False)[["flagged", "precision", "recall", "auroc"]].mean()
+    means: Any = scores.groupby(keys, sort=False)[
+        ["flagged", "precision", "recall", "auroc"]
+    ].mean()
     for key, row in zip(means.index, means.to_dict("records"), strict=True):
         numbers = (f"{row[n]:.2f}" for n in ("precision", "recall", "auroc"))
         table.add_row(*key, f"{row['flagged']:.1f}", *numbers)  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,11 +34,11 @@ def delta_against_nu(
     (-1.5 to 2), counted in the panel's title. Bars: 95 % intervals. Crosses in the margin on the
     right: nus of made-up latents, one per latent. Dashed: the threshold of the verdict.
     """
-    figure = make_subplots(
+    figure: Any = make_subplots(
         cols=len(tables), shared_yaxes=True, subplot_titles=[*tables], horizontal_spacing=0.04
     )
     for column, (name, table) in enumerate(tables.items(), start=1):
-        shown = table[(table["active_tokens"] >= min_active) & table[f"nu_{target}"].notna()]
+        shown: Any = table[(table["active_tokens"] >= min_active) & table[f"nu_{target}"].notna()]
         inside = shown[f"nu_{target}"].between(*NU_RANGE)
         figure.layout.annotations[
             column - 1
@@ -47,7 +48,7 @@ def delta_against_nu(
         if nulls:
             figure.add_trace(_null_trace(shown, target, first=column == 1), row=1, col=column)
         for limit in (-threshold, threshold):
-            figure.add_hline(y=limit, line={"dash": "dash", "width": 1}, row=1, col=column)  # type: ignore[arg-type]
+            figure.add_hline(y=limit, line={"dash": "dash", "width": 1}, row=1, col=column)
         figure.update_xaxes(title="Δ (0 base-only, 1 chat-only)", range=[-0.03, 1.13], col=column)
     figure.update_yaxes(range=list(NU_RANGE))
     figure.update_yaxes(title=f"ν_{target} = β_base / β_chat", col=1)
@@ -58,7 +59,7 @@ def delta_against_nu(
 def _bucket_traces(table: pd.DataFrame, target: str, first: bool) -> list[go.Scattergl]:
     traces = []
     for bucket in BUCKETS:
-        part = table[table["bucket"] == bucket]
+        part: Any = table[table["bucket"] == bucket]
         nu = part[f"nu_{target}"]
         bars = {
             "symmetric": False,

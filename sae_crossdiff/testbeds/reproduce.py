@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -109,10 +108,10 @@ def _one_pair(
         ).items()
     }
     found = []
+    folder = output / f"{name}-{seed}".replace(",", "").replace(" ", "-")
     for architecture, run in runs.items():
         scores = flag_scores(planted, run).reset_index()
         found.append(scores.assign(architecture=architecture))
-        folder = output / f"{name}-{seed}".replace(",", "").replace(" ", "-")
         labelled = run.table.assign(
             planted_kind=planted.kinds[run.feature],
             planted_correlation=run.correlation,
@@ -163,7 +162,7 @@ def claims_of(planted: PlantedPair, runs: dict[str, PlantedRun], mu: float) -> d
         chat_only = follows & (table["delta"] > 0.9).to_numpy()
         in_base = chat_only & ~(run.base_share < 0.2)
         accepted = (table["verdict"] == "chat-specific").to_numpy(dtype=bool)
-        chat_side = follows & (table["delta"] >= 0.4).to_numpy()
+        chat_side: Any = table[follows & (table["delta"] >= 0.4).to_numpy()]
         claims[name] = {
             "l0": quality["l0"],
             "fve_chat": quality["fve"]["chat"],
@@ -175,7 +174,7 @@ def claims_of(planted: PlantedPair, runs: dict[str, PlantedRun], mu: float) -> d
             "made_up_by_point": table.attrs["nulls"]["permuted"]["by_point"],
             "made_up_by_interval": table.attrs["nulls"]["permuted"]["by_interval"],
             **{
-                f"spearman_delta_nu_{target}": _spearman(table[chat_side], target)
+                f"spearman_delta_nu_{target}": _spearman(chat_side, target)
                 for target in ("error", "reconstruction")
             },
         }
@@ -187,4 +186,5 @@ def claims_of(planted: PlantedPair, runs: dict[str, PlantedRun], mu: float) -> d
 
 def _spearman(table: pd.DataFrame, target: str) -> float:
     pair = table[["delta", f"nu_{target}"]].dropna()
-    return float(np.asarray(spearmanr(pair.iloc[:, 0], pair.iloc[:, 1]).statistic))
+    result: Any = spearmanr(pair.iloc[:, 0], pair.iloc[:, 1])
+    return float(result.statistic)

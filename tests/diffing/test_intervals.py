@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ def block_sums(n_latents: int = 40, n_blocks: int = 12) -> tuple[torch.Tensor, t
     return noise[0] + 0.3 * level, noise[1] + level
 
 
+def p_two_sided(values: torch.Tensor) -> float:
+    result: Any = stats.ttest_1samp(values.numpy(), 0.0)
+    return float(result.pvalue)
+
+
 def test_interval_holds_the_values_that_a_t_test_does_not_reject() -> None:
     a, b = block_sums()
     interval = ratio_interval(a, b, confidence=0.9)
@@ -33,11 +39,11 @@ def test_interval_holds_the_values_that_a_t_test_does_not_reject() -> None:
         low, high = float(interval.low[j]), float(interval.high[j])
 
         def p(r: float, j: int = j) -> float:
-            return float(stats.ttest_1samp((a[:, j] - r * b[:, j]).numpy(), 0.0).pvalue)
+            return p_two_sided(a[:, j] - r * b[:, j])
 
         if np.isinf(low):  # Fieller: b does not differ from zero
             assert np.isinf(high)
-            assert stats.ttest_1samp(b[:, j].numpy(), 0.0).pvalue > 0.1
+            assert p_two_sided(b[:, j]) > 0.1
             continue
         n_bounded += 1
         assert p(low) == pytest.approx(0.1, abs=1e-9)
@@ -56,8 +62,9 @@ def test_p_values_are_the_tests_that_the_interval_inverts() -> None:
         )
         within = below & (interval.low > -threshold)
         np.testing.assert_array_equal(p_within(a, b, threshold) < 0.025, within)
-    expected = stats.ttest_1samp((a[:, 5] - 0.5 * b[:, 5]).numpy(), 0.0, alternative="less").pvalue
-    assert p_below(a, b, 0.5)[5] == pytest.approx(expected if b[:, 5].sum() > 0 else 1 - expected)
+    less: Any = stats.ttest_1samp((a[:, 5] - 0.5 * b[:, 5]).numpy(), 0.0, alternative="less")
+    expected = less.pvalue if b[:, 5].sum() > 0 else 1 - less.pvalue
+    assert p_below(a, b, 0.5)[5] == pytest.approx(expected)
 
 
 def test_one_block_gives_no_interval() -> None:
@@ -133,9 +140,10 @@ def coverage(runs: list[LatentScaling], long_run: list[LatentScaling], target: s
     covered = []
     for run in runs:
         others = [other.nu_terms(target) for other in long_run if other is not run]
-        truth = sum(o.sum(0) for o, _ in others) / sum(own.sum(0) for _, own in others)
+        other, own = (torch.stack(terms).sum((0, 1)).numpy() for terms in zip(*others, strict=True))
+        truth = other / own
         interval = ratio_interval(*run.nu_terms(target))
-        covered.append((interval.low <= truth.numpy()) & (truth.numpy() <= interval.high))
+        covered.append((interval.low <= truth) & (truth <= interval.high))
     return float(np.stack(covered)[:, PlantedPair().kinds != "base-only"].mean())
 
 

@@ -80,7 +80,7 @@ def test_tokens_of_a_document_are_alike() -> None:
     lengths = torch.bincount(tokens.documents)
     assert lengths.min() >= 25
     assert lengths.max() <= 75
-    assert (tokens.positions[tokens.documents == 7] == torch.arange(lengths[7])).all()
+    assert (tokens.positions[tokens.documents == 7] == torch.arange(int(lengths[7]))).all()
     rates = (code > 0).float().mean(0)
     assert float((rates / planted.probabilities).mean()) == pytest.approx(1, abs=0.1)
     inside = torch.stack([(code[tokens.documents == d] > 0).float().mean(0) for d in range(400)])
