@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sae_crossdiff.cli.bench import bench
 from sae_crossdiff.cli.demo import demo
 from sae_crossdiff.cli.table import table
 from sae_crossdiff.cli.train import train
@@ -13,5 +14,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, train, table):
+for command in (demo, train, table, bench):
     app.command()(command)

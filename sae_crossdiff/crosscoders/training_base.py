@@ -12,10 +12,17 @@ from torch import Tensor
 
 from sae_crossdiff.crosscoders.crosscoder import Crosscoder, CrosscoderConfig
 from sae_crossdiff.crosscoders.mixin import CrosscoderMixin
+from sae_crossdiff.crosscoders.sparse_ops import GradientBuffers
 
 
 class TrainingCrosscoderMixin(CrosscoderMixin):
-    """Goes first among the base classes of a training crosscoder."""
+    """Goes first among the base classes of a training crosscoder.
+
+    `gradient_buffers` is set by a trainer that drops all gradients before each backward pass;
+    without it every pass allocates its own.
+    """
+
+    gradient_buffers: GradientBuffers | None = None
 
     def initialize_weights(self) -> None:
         """One random matrix for all models, decoder rows at `decoder_init_norm` per model,
