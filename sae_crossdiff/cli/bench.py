@@ -109,8 +109,8 @@ def _step_table(shape: speed.Shape, times: dict[str, float], peaks: dict[str, An
     table.caption = (
         "product: the encoder's alone, in the same precision. GiB: peak memory of a step, and "
         "what of it is beyond weights, gradients and Adam's moments. Leave-one-out for all "
-        f"latents, extrapolated: {whole:,.0f} s = {whole / times[speed.SCALING]:,.0f} x Latent "
-        "Scaling (which does both directions, the reference one)."
+        f"latents, extrapolated: {whole:,.0f} s = {whole / times[speed.SCALING]:,.0f} x the "
+        "same eight betas by Latent Scaling."
     )
     return table
 

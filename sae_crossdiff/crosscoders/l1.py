@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
 from torch import Tensor
@@ -97,7 +98,7 @@ class L1Crosscoder(TrainingCrosscoderMixin, StandardTrainingSAE):
         sae_out = decode_entries(code, self.W_dec, self.gradient_buffers) + self.b_dec
         mse_loss = self._reconstruction_loss(sae_out, x).sum(dim=-1).mean()
         firing = torch.zeros_like(b_enc).index_add(0, code.latents, code.values)
-        penalty = (firing * self.total_decoder_norms()).sum() / len(x)
+        penalty = (firing * self.penalised_norms()).sum() / len(x)
         l1_loss = step_input.coefficients["l1"] * penalty
         return TrainStepOutput(
             sae_in=step_input.sae_in,
@@ -107,6 +108,10 @@ class L1Crosscoder(TrainingCrosscoderMixin, StandardTrainingSAE):
             loss=mse_loss + l1_loss,
             losses={"mse_loss": mse_loss, "l1_loss": l1_loss},
         )
+
+    def penalised_norms(self) -> Float[Tensor, " latents"]:
+        """What a latent pays per unit of f."""
+        return self.total_decoder_norms()
 
     def _reconstruction_loss(self, sae_out: Tensor, sae_in: Tensor) -> Tensor:
         error = sae_out - sae_in
@@ -123,5 +128,5 @@ class L1Crosscoder(TrainingCrosscoderMixin, StandardTrainingSAE):
         hidden_pre: Tensor,
         sae_out: Tensor,
     ) -> dict[str, Tensor]:
-        penalty = (feature_acts * self.total_decoder_norms()).sum(dim=-1).mean()
+        penalty = (feature_acts * self.penalised_norms()).sum(dim=-1).mean()
         return {"l1_loss": step_input.coefficients["l1"] * penalty}

@@ -40,7 +40,8 @@ OURS_FLOAT32 = "BatchTopK step"
 OURS_SCREENED = "BatchTopK step, screened"
 SAELENS_L1 = "SAELens L1 step"
 OURS_L1 = "L1 step, k active"
-SCALING = "Latent Scaling, all"
+SCALING = "Latent Scaling, 8 betas"
+SCALING_BOTH = "the same, both directions"
 LEAVE_ONE_OUT = "leave-one-out, 1 latent"
 RAW_FORWARDS = "two bare truncated forwards"
 HARVEST = "harvest, masks and shuffling"
@@ -97,7 +98,8 @@ def workloads(shape: Shape) -> dict[str, Work]:
         OURS_SCREENED: _each(trainer(shape, "batchtopk", screen=True).train_step, batches),
         SAELENS_L1: _each(saelens_trainer(shape, "l1").step, batches),
         OURS_L1: _each(sparse_l1_trainer(shape, batches).train_step, batches),
-        SCALING: latent_scaling(crosscoder, batches),
+        SCALING: latent_scaling(crosscoder, batches, ("chat",)),
+        SCALING_BOTH: latent_scaling(crosscoder, batches, ("chat", "base")),
         LEAVE_ONE_OUT: leave_one_out(crosscoder, batches[0]),
     }
 
@@ -154,10 +156,12 @@ def saelens_trainer(shape: Shape, kind: str) -> Any:
     return SAETrainer(config, sae, data_provider=iter(()))
 
 
-def latent_scaling(crosscoder: Crosscoder, batches: list[Tensor]) -> Work:
-    """One batch through encode, decode and all sums of Latent Scaling, in both directions."""
+def latent_scaling(
+    crosscoder: Crosscoder, batches: list[Tensor], directions: tuple[str, ...]
+) -> Work:
+    """One batch through encode, decode and all sums of Latent Scaling, for every latent."""
     units = crosscoder.in_training_units()
-    scaling = LatentScaling(units)
+    scaling = LatentScaling(units, directions)
 
     @torch.no_grad()
     def one_batch(x: Tensor) -> None:

@@ -27,6 +27,7 @@ NAMES = [
     speed.SAELENS_L1,
     speed.OURS_L1,
     speed.SCALING,
+    speed.SCALING_BOTH,
     speed.LEAVE_ONE_OUT,
 ]
 
