@@ -13,6 +13,7 @@ from torch import Tensor
 from sae_crossdiff.crosscoders.crosscoder import Crosscoder, CrosscoderConfig
 from sae_crossdiff.crosscoders.mixin import CrosscoderMixin
 from sae_crossdiff.crosscoders.sparse_ops import GradientBuffers
+from sae_crossdiff.errors import CrossdiffError
 
 
 class TrainingCrosscoderMixin(CrosscoderMixin):
@@ -29,7 +30,15 @@ class TrainingCrosscoderMixin(CrosscoderMixin):
         encoder = transpose of the decoder, biases zero (METHOD: `same_init`).
 
         Models of different widths cannot share a matrix and get one each.
+
+        Raises:
+            CrossdiffError: weights of a narrower type than float32.
         """
+        if self.dtype not in (torch.float32, torch.float64):
+            raise CrossdiffError(
+                f"dtype={self.cfg.dtype}: weights in training must be float32 (or float64), or small "
+                "updates are rounded away; bfloat16 is used where it loses nothing"
+            )
         super().initialize_weights()
         with torch.no_grad():
             parts = list(self.W_dec.split(self.cfg.d_ins, dim=-1))

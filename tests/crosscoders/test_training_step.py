@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_crossdiff import (
     BatchTopKCrosscoder,
     BatchTopKCrosscoderConfig,
+    CrossdiffError,
     L1Crosscoder,
     L1CrosscoderConfig,
     SparseCode,
@@ -173,6 +174,12 @@ def test_both_models_start_from_one_matrix() -> None:
     torch.testing.assert_close(base, chat)
     torch.testing.assert_close(crosscoder.decoder_norms(), torch.ones(2, F))
     torch.testing.assert_close(crosscoder.W_enc, crosscoder.W_dec.T)
+
+
+def test_bfloat16_weights_are_refused() -> None:
+    config = BatchTopKCrosscoderConfig(d_in=16, d_sae=F, k=K, dtype="bfloat16")
+    with pytest.raises(CrossdiffError, match="float32"):
+        BatchTopKCrosscoder(config)
 
 
 def test_geometric_median_against_gradient_descent() -> None:
