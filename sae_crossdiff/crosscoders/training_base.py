@@ -36,7 +36,7 @@ class TrainingCrosscoderMixin(CrosscoderMixin):
         """
         if self.dtype not in (torch.float32, torch.float64):
             raise CrossdiffError(
-                f"dtype={self.cfg.dtype}: weights in training must be float32 (or float64), or small "
+                f"dtype={self.cfg.dtype}: weights in training must be float32 or float64, or small "
                 "updates are rounded away; bfloat16 is used where it loses nothing"
             )
         super().initialize_weights()
