@@ -26,7 +26,9 @@ from sae_crossdiff.crosscoders import (
     register_architectures,
 )
 from sae_crossdiff.diffing import (
+    AuditedRun,
     VerdictThresholds,
+    compare_runs,
     evaluate,
     latent_table,
     load_table,
@@ -53,6 +55,7 @@ __all__ = [
     "ActivationBatch",
     "ActivationDataset",
     "ActivationsConfig",
+    "AuditedRun",
     "BatchTopKCrosscoder",
     "BatchTopKCrosscoderConfig",
     "Crosscoder",
@@ -73,6 +76,7 @@ __all__ = [
     "TextSource",
     "TrainingConfig",
     "VerdictThresholds",
+    "compare_runs",
     "evaluate",
     "harvest",
     "latent_table",

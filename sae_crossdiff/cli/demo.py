@@ -15,13 +15,18 @@ from sae_crossdiff.testbeds.demo import run_demo
 class DemoPair(str, Enum):
     gemma3 = "gemma3"
     tiny = "tiny"
+    gemma3_noop = "gemma3-noop"
+    tiny_noop = "tiny-noop"
 
 
 @one_line_errors
 def demo(
     pair: Annotated[
         DemoPair,
-        typer.Option(help="gemma3: Gemma 3 270M and its chat tune (minutes); tiny: under a minute"),
+        typer.Option(
+            help="gemma3: Gemma 3 270M and its chat tune (minutes); tiny: under a minute; "
+            "-noop: the same base, tuned on plain text only, so nothing should be found"
+        ),
     ] = DemoPair.gemma3,
     output: Annotated[Path, typer.Option(help="folder for the results")] = Path("runs/demo"),
     cache: Annotated[

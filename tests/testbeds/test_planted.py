@@ -6,23 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_crossdiff import (
-    ActivationBatch,
-    BatchTopKCrosscoder,
-    BatchTopKCrosscoderConfig,
-    CrosscoderTrainer,
-    CrossdiffError,
-    TrainingConfig,
-    latent_table,
-)
-from sae_crossdiff.activations import (
-    ActivationStatistics,
-    OutlierFilter,
-    OutlierPolicy,
-    concatenate,
-)
+from sae_crossdiff import BatchTopKCrosscoderConfig, CrossdiffError
 from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair, match_features
-from sae_crossdiff.training import PerModelScaler
+from sae_crossdiff.testbeds.planted_training import audit_planted, train_planted
 
 
 def test_dictionaries_are_what_the_kinds_say() -> None:
@@ -67,46 +53,26 @@ def test_matching_finds_permuted_features() -> None:
 
 @pytest.mark.parametrize("hostile", [False, True])
 def test_verdict_finds_planted_chat_only_features(hostile: bool) -> None:
-    """The standard planted pair: precision and recall of chat-specific >= 0.9."""
+    """The standard planted pair: precision of chat-specific >= 0.95 at recall >= 0.9."""
     config = PlantedConfig()
     if hostile:  # a mean vector several times the spread, and attention sinks, as in Gemma
         config = dataclasses.replace(config, mean_norm=10.0, sink_probability=0.005)
     planted = PlantedPair(config)
-    steps, width = 1500, config.d_model
-    outliers = OutlierFilter(OutlierPolicy(calibration_tokens=1000), [width, width])
-
-    def kept(acts: torch.Tensor) -> torch.Tensor:
-        return concatenate(outliers([ActivationBatch.of(acts)])).acts
-
-    statistics = ActivationStatistics([width, width])
-    statistics.update(kept(planted.sample(20_000, seed=99)[0]))
-    training = TrainingConfig(
-        total_tokens=steps * 1024,
-        batch_size=1024,
-        lr=3e-3,
-        lr_warm_up_steps=50,
-        lr_decay_steps=500,
-        dead_after_tokens=50_000,
-    )
     crosscoder_config = BatchTopKCrosscoderConfig(
-        d_in=2 * width, d_sae=256, k=4, topk_threshold_start_step=1000, topk_threshold_lr=0.01
+        d_in=2 * config.d_model,
+        d_sae=256,
+        k=4,
+        topk_threshold_start_step=1000,
+        topk_threshold_lr=0.01,
     )
-    trainer = CrosscoderTrainer(
-        training,
-        BatchTopKCrosscoder(crosscoder_config),
-        PerModelScaler.from_statistics(statistics),
-    )
-    batches = planted.batches(1024, seed=1)
-    for _ in range(steps):
-        trainer.train_step(kept(next(batches)))
-    crosscoder = trainer.export()
-    x, code = planted.sample(50_000, seed=77)
-    table = latent_table(crosscoder, [kept(piece) for piece in x.split(5000)])
-    feature, _ = match_features(code, crosscoder.encode(x))
+    crosscoder = train_planted(planted, {"batchtopk": crosscoder_config})["batchtopk"]
+    run = audit_planted(planted, crosscoder)
+    table, feature = run.table, run.feature
     flagged = (table["verdict"] == "chat-specific").to_numpy()
     truth = planted.kinds[feature] == "chat-only"
     precision = truth[flagged].mean()
     recall = len(set(feature[flagged & truth])) / (planted.kinds == "chat-only").sum()
-    assert outliers.report.large_norm > 0 if hostile else outliers.report.large_norm == 0
-    assert precision >= 0.9
+    kept = table.attrs["quality"]["tokens"]
+    assert kept < 50_000 if hostile else kept == 50_000  # sinks are left out
+    assert precision >= 0.95
     assert recall >= 0.9
