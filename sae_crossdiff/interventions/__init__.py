@@ -1,0 +1,57 @@
+"""Causes, not correlations: views, edits, generation, the KL test, splicing, attribution."""
+
+from sae_crossdiff.interventions.attached import attach
+from sae_crossdiff.interventions.edits import (
+    Ablate,
+    AddDifference,
+    Clamp,
+    Edit,
+    KeepOnly,
+    ProjectOut,
+    Reconstruct,
+    Replace,
+    Steer,
+    Swap,
+    patch,
+)
+from sae_crossdiff.interventions.hooks import code_hooks, edit_hooks, edited
+from sae_crossdiff.interventions.positions import (
+    ASSISTANT,
+    EVERYWHERE,
+    PROMPT,
+    TEMPLATE,
+    Positions,
+    TokenRoles,
+    first_of_turn,
+    named_positions,
+)
+from sae_crossdiff.interventions.site import Exclusions
+from sae_crossdiff.interventions.views import CrosscoderView
+
+__all__ = [
+    "ASSISTANT",
+    "EVERYWHERE",
+    "PROMPT",
+    "TEMPLATE",
+    "Ablate",
+    "AddDifference",
+    "Clamp",
+    "CrosscoderView",
+    "Edit",
+    "Exclusions",
+    "KeepOnly",
+    "Positions",
+    "ProjectOut",
+    "Reconstruct",
+    "Replace",
+    "Steer",
+    "Swap",
+    "TokenRoles",
+    "attach",
+    "code_hooks",
+    "edit_hooks",
+    "edited",
+    "first_of_turn",
+    "named_positions",
+    "patch",
+]
