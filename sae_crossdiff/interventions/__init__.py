@@ -15,6 +15,15 @@ from sae_crossdiff.interventions.edits import (
     patch,
 )
 from sae_crossdiff.interventions.hooks import code_hooks, edit_hooks, edited
+from sae_crossdiff.interventions.kl import (
+    KL_GROUPS,
+    difference,
+    kl_experiment,
+    kl_table,
+    pool_draws,
+    standard_conditions,
+)
+from sae_crossdiff.interventions.latent_sets import latent_sets
 from sae_crossdiff.interventions.positions import (
     ASSISTANT,
     EVERYWHERE,
@@ -25,12 +34,14 @@ from sae_crossdiff.interventions.positions import (
     first_of_turn,
     named_positions,
 )
+from sae_crossdiff.interventions.scoring import score
 from sae_crossdiff.interventions.site import Exclusions
 from sae_crossdiff.interventions.views import CrosscoderView
 
 __all__ = [
     "ASSISTANT",
     "EVERYWHERE",
+    "KL_GROUPS",
     "PROMPT",
     "TEMPLATE",
     "Ablate",
@@ -49,9 +60,16 @@ __all__ = [
     "TokenRoles",
     "attach",
     "code_hooks",
+    "difference",
     "edit_hooks",
     "edited",
     "first_of_turn",
+    "kl_experiment",
+    "kl_table",
+    "latent_sets",
     "named_positions",
     "patch",
+    "pool_draws",
+    "score",
+    "standard_conditions",
 ]

@@ -213,6 +213,12 @@ def test_large_norms_are_left_alone(
     assert torch.equal(touched, roles.real & ~roles.special & (norms <= limit))
 
 
+def fail_inside(context: Any, tokens: Tensor, before: Tensor) -> None:
+    with context as model:
+        assert not torch.equal(model(tokens), before)
+        raise RuntimeError("user code")
+
+
 @torch.no_grad()
 def test_edits_are_gone_after_an_error(
     pair: HookedModelPair, crosscoder: Crosscoder, chat_batch: Batch
@@ -221,12 +227,8 @@ def test_edits_are_gone_after_an_error(
     for model in (pair, pair.models["chat"]):
         before = model(tokens)
 
-        with (
-            pytest.raises(RuntimeError, match="user code"),
-            edited(model, crosscoder, [Steer(1, 500.0)], roles),
-        ):
-            assert not torch.equal(model(tokens), before)
-            raise RuntimeError("user code")
+        with pytest.raises(RuntimeError, match="user code"):
+            fail_inside(edited(model, crosscoder, [Steer(1, 500.0)], roles), tokens, before)
         torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
 
 
