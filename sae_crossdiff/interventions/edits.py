@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -24,8 +24,13 @@ Latents = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Edit:
-    """Base class. `at`: the positions where it acts."""
+    """Base class. `at`: the positions where it acts.
 
+    `needs_pair`: whether it reads the code or another model's activations, so that one model alone
+    is not enough.
+    """
+
+    needs_pair: ClassVar[bool] = True
     at: Positions = field(default=EVERYWHERE, kw_only=True)
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
@@ -51,6 +56,7 @@ class Steer(Edit):
     model's own).
     """
 
+    needs_pair: ClassVar[bool] = False
     latent: int
     strength: float
     decoder: str | None = None
@@ -145,6 +151,7 @@ class ProjectOut(Edit):
     would otherwise lose its own part along those rows.
     """
 
+    needs_pair: ClassVar[bool] = False
     latents: Latents
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
@@ -201,16 +208,25 @@ def patch(latents: Iterable[int] | None, source: str = "base") -> tuple[Edit, ..
 
 @dataclass(frozen=True)
 class Reconstruct(Edit):
-    """Put the crosscoder's reconstruction in place of the activations (no error term)."""
+    """Put the crosscoder's reconstruction in place of the activations.
+
+    `error`: add the error term too, x - x_hat of the true activations; then nothing changes.
+    """
+
+    error: bool = False
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
-        return site.reconstruction()
+        reconstruction = site.reconstruction()
+        if not self.error:
+            return reconstruction
+        return reconstruction + (site.acts[site.target] - reconstruction)
 
 
 @dataclass(frozen=True, eq=False)
 class Replace(Edit):
     """Put one vector [d] in place of the activations; "zero" for zeros."""
 
+    needs_pair: ClassVar[bool] = False
     vector: Float[Tensor, " d"] | Literal["zero"]
 
     def edited(self, current: Tensor, site: Site) -> Tensor:

@@ -70,7 +70,7 @@ class UpperLayers:
             kwargs: e.g. an attention_mask.
         """
         residual = residual.to(next(self.model.parameters()).dtype)
-        with _unembedding_only(self.model.unembed, at):
+        with unembedding_at(self.model, at):
             if not self._is_bridge:
                 logits = self.model(residual, start_at_layer=self.n_below, **kwargs)
             else:
@@ -94,10 +94,12 @@ class UpperLayers:
 
 
 @contextmanager
-def _unembedding_only(unembed: nn.Module, at: Tensor | None) -> Iterator[None]:
+def unembedding_at(model: Any, at: Bool[Tensor, "batch pos"] | None) -> Iterator[None]:
+    """Inside, forwards give logits [1, n, vocabulary] of the n positions in `at` only."""
     if at is None:
         yield
         return
+    unembed: nn.Module = model.unembed
     handle = unembed.register_forward_pre_hook(lambda _, args: (args[0][at][None], *args[1:]))
     try:
         yield
