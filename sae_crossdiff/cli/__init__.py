@@ -5,6 +5,9 @@ from __future__ import annotations
 import typer
 
 from sae_crossdiff.cli.demo import demo
+from sae_crossdiff.cli.explain import explain
+from sae_crossdiff.cli.kl import kl
+from sae_crossdiff.cli.steer import steer
 from sae_crossdiff.cli.table import table
 from sae_crossdiff.cli.train import train
 
@@ -13,5 +16,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, train, table):
+for command in (demo, train, table, kl, steer, explain):
     app.command()(command)

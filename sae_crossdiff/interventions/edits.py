@@ -200,6 +200,18 @@ class AddDifference(Edit):
         return current + difference
 
 
+@dataclass(frozen=True)
+class Revert(Edit):
+    """Give latents the decoder that they have in `source`: x - sum_j f_j (d_j - d_j^source)."""
+
+    latents: Latents
+    source: str = "base"
+
+    def edited(self, current: Tensor, site: Site) -> Tensor:
+        difference = site.decoder() - site.decoder(self.source)
+        return current - site.written(difference, _members(self.latents, site))
+
+
 def patch(latents: Iterable[int] | None, source: str = "base") -> tuple[Edit, ...]:
     """h_source + sum over latents f (d_target - d_source): two edits."""
     chosen = None if latents is None else tuple(latents)

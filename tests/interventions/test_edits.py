@@ -22,6 +22,7 @@ from sae_crossdiff.interventions import (
     ProjectOut,
     Reconstruct,
     Replace,
+    Revert,
     Steer,
     Swap,
     TokenRoles,
@@ -60,6 +61,7 @@ def naive(crosscoder: Crosscoder, base: Tensor, chat: Tensor) -> dict[str, Tenso
         "project": inside + b,
         "swap": h,
         "patch": h + sum(differences[j] for j in S),
+        "revert": x - sum(differences[j] for j in S),
         "patch all": h + sum(differences.values()),
         "reconstruct": sum(parts.values()) + b,
         "zero": torch.zeros_like(x),
@@ -76,6 +78,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "swap": (Swap("base"),),
     "patch": patch(S),
     "patch all": patch(None),
+    "revert": (Revert(S),),
     "reconstruct": (Reconstruct(),),
     "zero": (Replace("zero"),),
 }
