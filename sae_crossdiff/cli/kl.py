@@ -10,7 +10,7 @@ import typer
 from sae_crossdiff.activations import TextSource, token_sequences
 from sae_crossdiff.cli.shared import console, one_line_errors
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.interventions import kl_experiment, latent_sets, pool_draws
+from sae_crossdiff.interventions import kl_experiment, latent_sets, pool_draws, standard_conditions
 from sae_crossdiff.reporting.audit import audit_sources
 from sae_crossdiff.reporting.causal import kl_rows
 from sae_crossdiff.reporting.run_folder import LoadedRun, load_run
@@ -54,7 +54,7 @@ def kl(
     sequences = list(token_sequences(sources, loaded.pair.tokenizer, context, n_tokens))
     sets = latent_sets(loaded.table, size or None, draws)
     console.print(
-        f"[bold]Patching[/] {len(sets) + 7} sets at {loaded.pair.hook_name}, "
+        f"[bold]{len(standard_conditions(sets))} conditions[/] at {loaded.pair.hook_name}, "
         f"{sum(map(len, sequences)):,} tokens; f comes from both models (an oracle)"
     )
     scores = kl_experiment(

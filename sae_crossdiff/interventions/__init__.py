@@ -2,20 +2,7 @@
 
 from sae_crossdiff.interventions.attached import attach
 from sae_crossdiff.interventions.attribution import Attribution, attribute
-from sae_crossdiff.interventions.edits import (
-    Ablate,
-    AddDifference,
-    Clamp,
-    Edit,
-    KeepOnly,
-    ProjectOut,
-    Reconstruct,
-    Replace,
-    Revert,
-    Steer,
-    Swap,
-    patch,
-)
+from sae_crossdiff.interventions.edits import Ablate, Clamp, Edit, KeepOnly, ProjectOut, Steer
 from sae_crossdiff.interventions.generation import generate
 from sae_crossdiff.interventions.hooks import code_hooks, edit_hooks, edited
 from sae_crossdiff.interventions.kl import (
@@ -41,6 +28,14 @@ from sae_crossdiff.interventions.prompts import chat_prompt, plain_prompt, turn_
 from sae_crossdiff.interventions.scoring import score
 from sae_crossdiff.interventions.site import Exclusions
 from sae_crossdiff.interventions.splice import splice_quality
+from sae_crossdiff.interventions.swaps import (
+    AddDifference,
+    Reconstruct,
+    Replace,
+    Revert,
+    Swap,
+    patch,
+)
 from sae_crossdiff.interventions.views import CrosscoderView
 
 __all__ = [

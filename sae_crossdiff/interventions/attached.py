@@ -54,7 +54,7 @@ def attach(
     others = paired_with if isinstance(paired_with, Mapping) else {names[0]: paired_with}
     if sorted(others) != sorted(names):
         raise CrossdiffError(f"{side!r} must be paired with {names}, got {list(others)}")
-    forward = model.forward
+    before, forward = model.__dict__.get("forward"), model.forward
 
     def paired_forward(input: Any, *args: Any, **kwargs: Any) -> Any:
         if cached := [name for name in _INCREMENTAL if kwargs.get(name)]:
@@ -75,6 +75,8 @@ def attach(
         yield view
     finally:
         del model.__dict__["forward"]
+        if before is not None:  # attached inside another attachment
+            model.__dict__["forward"] = before
 
 
 def _tokens(model: Any, input: Any, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

@@ -23,9 +23,10 @@ from torch import Tensor
 from sae_crossdiff.activations import TokenSequence
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.interventions.edits import Swap, apply_edits
+from sae_crossdiff.interventions.edits import apply_edits
 from sae_crossdiff.interventions.positions import TokenRoles
 from sae_crossdiff.interventions.site import Exclusions, Site
+from sae_crossdiff.interventions.swaps import Swap
 from sae_crossdiff.pair import HookedModelPair, UpperLayers, read_activations
 
 Metric = Callable[[UpperLayers, Tensor], Tensor]

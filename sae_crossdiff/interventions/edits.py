@@ -1,14 +1,15 @@
-"""Edits: small objects that change one model's residual stream at the site; a list composes.
+"""Edits of single latents: small objects that change one model's residual stream at the site.
 
-Each edit maps the current activations [tokens, d] to new ones. The code f is always that of both
-models' *true* activations (an oracle), whatever earlier edits of the list did.
+Each edit maps the current activations [tokens, d] to new ones; a list of edits composes. `swaps`
+has those that bring in the other model or a replacement for the whole. The code f is always that of
+both models' *true* activations (an oracle), whatever earlier edits of the list did.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -68,8 +69,9 @@ class Steer(Edit):
         Raises:
             CrossdiffError: a latent that the table lacks, or that never fired.
         """
-        _check_latents([latent], len(table))
-        largest = float(table["max_activation"].to_numpy()[latent])
+        if latent not in table.index:
+            raise CrossdiffError(f"no latent {latent} in this table of {len(table)} latents")
+        largest = float(table["max_activation"].to_dict()[latent])
         if not largest > 0:
             raise CrossdiffError(f"latent {latent} never fired, so its largest activation is 0")
         return cls(latent, alpha * largest, **kwargs)  # type: ignore[arg-type]
@@ -97,7 +99,7 @@ class Clamp(Edit):
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
         chosen = _index(self.latents, site)
-        member = _members(self.latents, site)
+        member = members(self.latents, site)
         removed = site.written(site.decoder(), member)
         if not self.only_active:
             return current - removed + self.value * site.decoder()[chosen].sum(0)
@@ -120,7 +122,7 @@ class Ablate(Edit):
     latents: Latents
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
-        return current - site.written(site.decoder(), _members(self.latents, site))
+        return current - site.written(site.decoder(), members(self.latents, site))
 
     def on_code(self, code: Tensor) -> Tensor:
         code = code.clone()
@@ -135,7 +137,7 @@ class KeepOnly(Edit):
     latents: Latents
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
-        return current - site.written(site.decoder(), ~_members(self.latents, site))
+        return current - site.written(site.decoder(), ~members(self.latents, site))
 
     def on_code(self, code: Tensor) -> Tensor:
         kept = torch.zeros_like(code)
@@ -160,93 +162,6 @@ class ProjectOut(Edit):
         return current - (current - site.bias()) @ basis @ basis.T
 
 
-@dataclass(frozen=True)
-class Swap(Edit):
-    """Put another model's activations in place of the target's."""
-
-    source: str
-
-    def edited(self, current: Tensor, site: Site) -> Tensor:
-        if self.source not in site.acts:
-            raise CrossdiffError(
-                f"swapping in {self.source!r} needs that model: only {list(site.acts)} ran here, "
-                "use a HookedModelPair"
-            )
-        return site.acts[self.source]
-
-
-@dataclass(frozen=True)
-class AddDifference(Edit):
-    """Add what latents write more in the target than in `source`: sum_j f_j (d_j - d_j^source).
-
-    After `Swap(source)` this is the patch of arXiv:2504.02922: h_base + sum f (d_chat - d_base).
-    `latents=None`: all. `bias` and `error` add the differences of the decoder biases and of the
-    reconstruction errors; with all of them the target's own activations come back.
-    """
-
-    latents: Latents | None
-    source: str = "base"
-    bias: bool = False
-    error: bool = False
-
-    def edited(self, current: Tensor, site: Site) -> Tensor:
-        member = None if self.latents is None else _members(self.latents, site)
-        difference = site.written(site.decoder() - site.decoder(self.source), member)
-        if self.bias:
-            difference = difference + site.bias() - site.bias(self.source)
-        if self.error:
-            theirs = site.acts[self.source] - site.reconstruction(self.source)
-            difference = difference + site.acts[site.target] - site.reconstruction() - theirs
-        return current + difference
-
-
-@dataclass(frozen=True)
-class Revert(Edit):
-    """Give latents the decoder that they have in `source`: x - sum_j f_j (d_j - d_j^source)."""
-
-    latents: Latents
-    source: str = "base"
-
-    def edited(self, current: Tensor, site: Site) -> Tensor:
-        difference = site.decoder() - site.decoder(self.source)
-        return current - site.written(difference, _members(self.latents, site))
-
-
-def patch(latents: Iterable[int] | None, source: str = "base") -> tuple[Edit, ...]:
-    """h_source + sum over latents f (d_target - d_source): two edits."""
-    chosen = None if latents is None else tuple(latents)
-    return (Swap(source), AddDifference(chosen, source))
-
-
-@dataclass(frozen=True)
-class Reconstruct(Edit):
-    """Put the crosscoder's reconstruction in place of the activations.
-
-    `error`: add the error term too, x - x_hat of the true activations; then nothing changes.
-    """
-
-    error: bool = False
-
-    def edited(self, current: Tensor, site: Site) -> Tensor:
-        reconstruction = site.reconstruction()
-        if not self.error:
-            return reconstruction
-        return reconstruction + (site.acts[site.target] - reconstruction)
-
-
-@dataclass(frozen=True, eq=False)
-class Replace(Edit):
-    """Put one vector [d] in place of the activations; "zero" for zeros."""
-
-    needs_pair: ClassVar[bool] = False
-    vector: Float[Tensor, " d"] | Literal["zero"]
-
-    def edited(self, current: Tensor, site: Site) -> Tensor:
-        if isinstance(self.vector, str):
-            return torch.zeros_like(current)
-        return self.vector.to(current).expand_as(current)
-
-
 def apply_edits(edits: Sequence[Edit], site: Site) -> Float[Tensor, "tokens d"]:
     """The target's activations after `edits`, one after the other, at editable positions only."""
     current = site.acts[site.target]
@@ -257,7 +172,8 @@ def apply_edits(edits: Sequence[Edit], site: Site) -> Float[Tensor, "tokens d"]:
     return current
 
 
-def _members(latents: Latents, site: Site) -> Bool[Tensor, " latents"]:
+def members(latents: Latents, site: Site) -> Bool[Tensor, " latents"]:
+    """A mask of the chosen latents; raises `CrossdiffError` for one that does not exist."""
     member = torch.zeros(site.crosscoder.cfg.d_sae, dtype=torch.bool, device=site.editable.device)
     member[_index(latents, site)] = True
     return member

@@ -18,10 +18,11 @@ from scipy.stats import bootstrap, t
 from sae_crossdiff.activations import TokenSequence
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.interventions.edits import AddDifference, Edit, Swap, patch
+from sae_crossdiff.interventions.edits import Edit
 from sae_crossdiff.interventions.positions import TEMPLATE, TokenRoles
 from sae_crossdiff.interventions.scoring import Groups, score
 from sae_crossdiff.interventions.site import Exclusions
+from sae_crossdiff.interventions.swaps import AddDifference, Swap, patch
 from sae_crossdiff.pair import HookedModelPair
 
 FIRST = 10
@@ -103,6 +104,8 @@ def kl_experiment(
     Raises:
         CrossdiffError: no assistant tokens, NaN activations, a site that is no residual stream.
     """
+    if conditions is not None and sets is not None:
+        raise CrossdiffError("pass sets or conditions: standard_conditions(sets) has them both")
     if conditions is None:
         conditions = standard_conditions(sets)
     return score(pair, crosscoder, sequences, conditions, KL_GROUPS, "chat", exclusions, batch_size)

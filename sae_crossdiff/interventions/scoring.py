@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from sae_crossdiff.activations import TokenSequence, check_finite
 from sae_crossdiff.crosscoders import Crosscoder
@@ -24,7 +23,7 @@ from sae_crossdiff.interventions.site import Exclusions, Site
 from sae_crossdiff.pair import HookedModelPair, UpperLayers
 
 Groups = Mapping[str, Callable[[TokenRoles], Tensor]]
-_POSITIONS_AT_ONCE = 64
+_POSITIONS_AT_ONCE = 8
 
 
 class ScoringBatch(NamedTuple):
@@ -46,7 +45,7 @@ def score(
     target: str = "chat",
     exclusions: Exclusions | None = None,
     batch_size: int = 16,
-    max_scored: int = 512,
+    max_scored: int = 256,
 ) -> pd.DataFrame:
     """KL(p_target || p_condition) and cross-entropy, in nats, averaged per document.
 
@@ -134,30 +133,40 @@ def _scores(
     def logits(residual: Tensor) -> Tensor:
         return upper(residual.reshape(own.shape), tokens, at=at)
 
-    reference = logits(own).float().log_softmax(dim=-1)
-    clean = -reference.gather(1, following[:, None]).squeeze(1)
+    reference = Reference.of(logits(own))
+    clean = -reference.log_p.gather(1, following[:, None]).squeeze(1)
     scores = {"": (torch.zeros_like(clean), clean)}
     for name, edits in conditions.items():
         scores[name] = compare(reference, logits(apply_edits(edits, site)), following)
     return scores
 
 
+class Reference(NamedTuple):
+    """The unedited model's predictions [n, vocabulary] in float32, for many comparisons."""
+
+    p: Float[Tensor, "n vocabulary"]
+    log_p: Float[Tensor, "n vocabulary"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "n vocabulary"]) -> Reference:
+        log_p = logits.float().log_softmax(dim=-1)
+        return cls(log_p.exp(), log_p)
+
+
 def compare(
-    reference: Float[Tensor, "n vocabulary"],
-    logits: Float[Tensor, "n vocabulary"],
-    following: Int[Tensor, " n"],
+    reference: Reference, logits: Float[Tensor, "n vocabulary"], following: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """KL(reference || softmax(logits)) and cross-entropy of the following token, in float32.
 
-    `reference` holds log-probabilities. A few positions at a time: a float32 row of Gemma's
-    vocabulary is a megabyte.
+    A few positions at a time and in place: a float32 row of Gemma's vocabulary is a megabyte, and
+    fresh memory for it costs more than the arithmetic (1.2 instead of 4 ms per row on one core).
     """
     kl, ce = [], []
-    pieces = (t.split(_POSITIONS_AT_ONCE) for t in (reference, logits, following))
-    for log_p, some, token in zip(*pieces, strict=True):
+    pieces = (t.split(_POSITIONS_AT_ONCE) for t in (*reference, logits, following))
+    for p, log_p, some, token in zip(*pieces, strict=True):
         log_q = some.float().log_softmax(dim=-1)
-        kl.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
         ce.append(-log_q.gather(1, token[:, None]).squeeze(1))
+        kl.append(torch.sub(log_p, log_q, out=log_q).mul_(p).sum(dim=-1))
     return torch.cat(kl), torch.cat(ce)
 
 

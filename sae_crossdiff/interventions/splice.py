@@ -9,10 +9,11 @@ import pandas as pd
 
 from sae_crossdiff.activations import ActivationStatistics, TokenSequence, harvest
 from sae_crossdiff.crosscoders import Crosscoder
-from sae_crossdiff.interventions.edits import Edit, Reconstruct, Replace
+from sae_crossdiff.interventions.edits import Edit
 from sae_crossdiff.interventions.positions import TokenRoles
 from sae_crossdiff.interventions.scoring import Groups, score
 from sae_crossdiff.interventions.site import Exclusions
+from sae_crossdiff.interventions.swaps import Reconstruct, Replace
 from sae_crossdiff.pair import HookedModelPair
 
 

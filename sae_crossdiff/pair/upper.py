@@ -69,7 +69,8 @@ class UpperLayers:
                 tokens costs more than all layers of a small model.
             kwargs: e.g. an attention_mask.
         """
-        residual = residual.to(next(self.model.parameters()).dtype)
+        parameter = next(self.model.parameters())
+        residual = residual.to(parameter.device, parameter.dtype)
         with unembedding_at(self.model, at):
             if not self._is_bridge:
                 logits = self.model(residual, start_at_layer=self.n_below, **kwargs)

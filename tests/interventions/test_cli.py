@@ -83,7 +83,7 @@ def test_steer(run: Path, pair: HookedModelPair, crosscoder: Crosscoder) -> None
         (ids,) = generate(pair, [prompt], edits, crosscoder)
         assert pair.tokenizer.decode(ids) in result.output
     for arguments, message in (
-        (["--latent", "999"], "numbered 0 to 39"),
+        (["--latent", "999"], "no latent 999 in this table"),
         (["--latent", "3", "--at", "nowhere"], "first:N"),
         (["--latent", "3", "--max-new-tokens", "0"], "generate nothing"),
     ):
