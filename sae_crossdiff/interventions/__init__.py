@@ -7,7 +7,7 @@ from sae_crossdiff.interventions.generation import generate
 from sae_crossdiff.interventions.hooks import code_hooks, edit_hooks, edited
 from sae_crossdiff.interventions.kl import (
     KL_GROUPS,
-    difference,
+    kl_difference,
     kl_experiment,
     kl_table,
     pool_draws,
@@ -25,7 +25,7 @@ from sae_crossdiff.interventions.positions import (
     named_positions,
 )
 from sae_crossdiff.interventions.prompts import chat_prompt, plain_prompt, turn_end_ids
-from sae_crossdiff.interventions.scoring import score
+from sae_crossdiff.interventions.scoring import score_edits
 from sae_crossdiff.interventions.site import Exclusions
 from sae_crossdiff.interventions.splice import splice_quality
 from sae_crossdiff.interventions.swaps import (
@@ -64,11 +64,11 @@ __all__ = [
     "attribute",
     "chat_prompt",
     "code_hooks",
-    "difference",
     "edit_hooks",
     "edited",
     "first_of_turn",
     "generate",
+    "kl_difference",
     "kl_experiment",
     "kl_table",
     "latent_sets",
@@ -76,7 +76,7 @@ __all__ = [
     "patch",
     "plain_prompt",
     "pool_draws",
-    "score",
+    "score_edits",
     "splice_quality",
     "standard_conditions",
     "turn_end_ids",

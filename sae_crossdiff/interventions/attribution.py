@@ -116,7 +116,7 @@ def _gradient(upper: UpperLayers, metric: Metric, residual: Tensor) -> tuple[flo
 def _entries(site: Site, gradient: Tensor, direct: Tensor) -> pd.DataFrame:
     """Every active (position, latent) with its first-order and direct effects."""
     code = site.code
-    difference = site.decoder() - site.decoder("base")
+    difference = site.decoder_difference("base")
     through = code.values * code.dots(gradient, difference)
     at_end = code.values * (difference @ direct)[code.latents]
     straight = torch.where(code.rows == code.n_tokens - 1, at_end, 0)
@@ -137,7 +137,7 @@ def _per_latent(entries: pd.DataFrame) -> pd.DataFrame:
 def _exact(
     site: Site, upper: UpperLayers, metric: Metric, latents: list[int], value: float
 ) -> dict[int, float]:
-    difference = site.decoder() - site.decoder("base")
+    difference = site.decoder_difference("base")
     own = site.acts[site.target]
     effects = {}
     for latent in latents:

@@ -20,7 +20,7 @@ from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.interventions.edits import Edit
 from sae_crossdiff.interventions.positions import TEMPLATE, TokenRoles
-from sae_crossdiff.interventions.scoring import Groups, score
+from sae_crossdiff.interventions.scoring import Groups, score_edits
 from sae_crossdiff.interventions.site import Exclusions
 from sae_crossdiff.interventions.swaps import AddDifference, Swap, patch
 from sae_crossdiff.pair import HookedModelPair
@@ -99,7 +99,7 @@ def kl_experiment(
         exclusions: tokens that keep the chat model's activations in every condition.
 
     Returns:
-        See `score`; summarise with `kl_table` and `recovered`.
+        See `score_edits`; summarise with `kl_table` and `recovered`.
 
     Raises:
         CrossdiffError: no assistant tokens, NaN activations, a site that is no residual stream.
@@ -108,7 +108,9 @@ def kl_experiment(
         raise CrossdiffError("pass sets or conditions: standard_conditions(sets) has them both")
     if conditions is None:
         conditions = standard_conditions(sets)
-    return score(pair, crosscoder, sequences, conditions, KL_GROUPS, "chat", exclusions, batch_size)
+    return score_edits(
+        pair, crosscoder, sequences, conditions, KL_GROUPS, "chat", exclusions, batch_size
+    )
 
 
 def kl_table(scores: pd.DataFrame, group: str = "all", confidence: float = 0.95) -> pd.DataFrame:
@@ -135,7 +137,7 @@ def pool_draws(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(condition=names).groupby(keys, sort=False).mean().reset_index()
 
 
-def difference(
+def kl_difference(
     scores: pd.DataFrame, a: str, b: str, group: str = "all", confidence: float = 0.95
 ) -> tuple[float, float, float]:
     """Mean over documents of KL(a) - KL(b), paired, with its t interval."""

@@ -36,7 +36,7 @@ class ScoringBatch(NamedTuple):
 
 
 @torch.no_grad()
-def score(
+def score_edits(
     pair: HookedModelPair,
     crosscoder: Crosscoder,
     sequences: Iterable[TokenSequence],

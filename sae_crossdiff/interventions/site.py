@@ -81,6 +81,7 @@ class Site:
         kind = {"device": crosscoder.W_dec.device, "dtype": crosscoder.dtype}
         self.acts = {name: x.flatten(0, 1).to(**kind) for name, x in acts.items()}
         self.editable = self._editable(exclusions or Exclusions())
+        self._differences: dict[str, Tensor] = {}
 
     def _editable(self, exclusions: Exclusions) -> Bool[Tensor, " tokens"]:
         device = self.crosscoder.W_dec.device
@@ -117,6 +118,12 @@ class Site:
         """W_dec of a model (the target's if None), in raw units."""
         index = self.target_index if model is None else self.crosscoder.index_of(model)
         return self.crosscoder.W_dec_per_model[index]
+
+    def decoder_difference(self, source: str) -> Float[Tensor, "latents d_m"]:
+        """W_dec of the target minus that of `source`, computed once: it is as large as W_dec."""
+        if source not in self._differences:
+            self._differences[source] = self.decoder() - self.decoder(source)
+        return self._differences[source]
 
     def bias(self, model: str | None = None) -> Float[Tensor, " d_m"]:
         index = self.target_index if model is None else self.crosscoder.index_of(model)

@@ -11,7 +11,7 @@ from sae_crossdiff.activations import ActivationStatistics, TokenSequence, harve
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.interventions.edits import Edit
 from sae_crossdiff.interventions.positions import TokenRoles
-from sae_crossdiff.interventions.scoring import Groups, score
+from sae_crossdiff.interventions.scoring import Groups, score_edits
 from sae_crossdiff.interventions.site import Exclusions
 from sae_crossdiff.interventions.swaps import Reconstruct, Replace
 from sae_crossdiff.pair import HookedModelPair
@@ -61,7 +61,7 @@ def splice_quality(
             "zero": (Replace("zero"),),
             "mean": (Replace(means[name]),),
         }
-        scores = score(
+        scores = score_edits(
             pair, crosscoder, sequences, conditions, SPLICE_GROUPS, name, exclusions, batch_size
         )
         tables.append(_summary(scores).assign(model=name))

@@ -46,7 +46,7 @@ class AddDifference(Edit):
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
         member = None if self.latents is None else members(self.latents, site)
-        difference = site.written(site.decoder() - site.decoder(self.source), member)
+        difference = site.written(site.decoder_difference(self.source), member)
         if self.bias:
             difference = difference + site.bias() - site.bias(self.source)
         if self.error:
@@ -63,7 +63,7 @@ class Revert(Edit):
     source: str = "base"
 
     def edited(self, current: Tensor, site: Site) -> Tensor:
-        difference = site.decoder() - site.decoder(self.source)
+        difference = site.decoder_difference(self.source)
         return current - site.written(difference, members(self.latents, site))
 
 

@@ -14,7 +14,7 @@ from sae_crossdiff import Crosscoder, CrossdiffError, HookedModelPair, TextSourc
 from sae_crossdiff.activations import TokenSequence
 from sae_crossdiff.interventions import (
     Exclusions,
-    difference,
+    kl_difference,
     kl_experiment,
     kl_table,
     latent_sets,
@@ -195,7 +195,7 @@ def test_table_has_means_and_intervals_over_documents() -> None:
     assert table.loc["half", "recovered_low"] == pytest.approx(0.5)
     assert table.loc["none", "documents"] == 30
     pooled = pool_draws(scores)
-    mean, low, high = difference(pooled, "none", "random 2")
+    mean, low, high = kl_difference(pooled, "none", "random 2")
     assert (mean, low, high) == pytest.approx((0.2, 0.2, 0.2))
     with pytest.raises(CrossdiffError, match="no positions in the group"):
         kl_table(scores, "first")
