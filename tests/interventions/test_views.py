@@ -120,6 +120,17 @@ def test_text_and_left_padding_reach_the_other_model(
     close(from_text[f"{CANONICAL}.hook_sae_acts_post"], crosscoder.encode(joined(models, ids)))
 
 
+@torch.no_grad()
+def test_attachments_nest(models: dict[str, Any], crosscoder: Crosscoder, tokens: Tensor) -> None:
+    chat, base = models["chat"], models["base"]
+    with attach(crosscoder, chat, paired_with=base) as outer:
+        with attach(crosscoder, chat, paired_with=base) as inner:
+            both = chat.run_with_saes(tokens, saes=[inner])
+        close(chat.run_with_saes(tokens, saes=[outer]), both)
+    with pytest.raises(CrossdiffError, match="paired_with"):
+        chat.run_with_saes(tokens, saes=[outer])
+
+
 def test_a_view_shares_memory_and_is_not_saved(crosscoder: Crosscoder, tmp_path: Path) -> None:
     view = CrosscoderView(crosscoder, "chat")
     assert view.W_dec.data_ptr() == crosscoder.W_dec_per_model[1].data_ptr()
