@@ -57,10 +57,11 @@ class SparseEncoder:
     ) -> Entries:
         """The entries with x @ W_enc + b_enc > limits; no limit may be negative.
 
-        Fastest when a latent's encoder weights lie next to each other (`W_enc.T` contiguous).
+        Screened only when a latent's encoder weights lie next to each other (`W_enc.T`
+        contiguous): to gather them would cost as much as the product that it saves.
         """
-        weight = W_enc.T.contiguous()
-        screening = self.screens(x)
+        weight = W_enc.T
+        screening = weight.is_contiguous() and self.screens(x)
         tokens = _with_bound_coordinates(x) if screening else x
         found = []
         for start in range(0, len(weight), self.block_size):

@@ -18,7 +18,7 @@ from sae_crossdiff.crosscoders.sparse_encoder import SparseEncoder
 def problem(tokens: int, d: int, latents: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, d, generator=generator)
-    W_enc = torch.randn(d, latents, generator=generator)
+    W_enc = torch.randn(latents, d, generator=generator).T  # latent by latent, as in training
     b_enc = torch.randn(latents, generator=generator)
     return x, W_enc, b_enc, torch.rand(latents, generator=generator) * 3 + 0.1
 
