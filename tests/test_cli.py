@@ -92,3 +92,22 @@ def test_missing_flags_and_missing_run(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["table", str(tmp_path)])
     assert result.exit_code == 1
     assert "no config file" in result.stderr
+
+
+def test_bench_prints_and_writes_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    small = ["--d-model", "16", "--d-sae", "64", "--k", "4", "--batch-size", "128", "--rounds", "2"]
+    result = RUNNER.invoke(app, ["bench", *small, "--no-memory", "--output", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "F = 64" in result.output
+    figures = json.loads(file.read_text())
+    (shape,) = figures["shapes"]
+    assert all(seconds > 0 for seconds in shape["seconds"].values())
+    rates = figures["harvest_tokens_per_second"]
+    assert rates["harvest, masks and shuffling"] > 0
+
+
+def test_bench_refuses_an_impossible_shape() -> None:
+    result = RUNNER.invoke(app, ["bench", "--d-sae", "16", "--k", "64", "--no-memory"])
+    assert result.exit_code == 1
+    assert "k at most d_sae" in result.output

@@ -9,12 +9,14 @@ import torch
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
 from torch import Tensor
+from torch.nn.functional import mse_loss as mse_loss_fn
 from typing_extensions import override
 
 from sae_crossdiff.crosscoders.codes import SparseCode
 from sae_crossdiff.crosscoders.config import CrosscoderFields
 from sae_crossdiff.crosscoders.crosscoder import CrosscoderConfig
 from sae_crossdiff.crosscoders.selection import BatchTopKSelector
+from sae_crossdiff.crosscoders.sparse_encoder import SparseEncoder
 from sae_crossdiff.crosscoders.sparse_ops import decode_entries, encode_entries
 from sae_crossdiff.crosscoders.training_base import TrainingCrosscoderMixin
 from sae_crossdiff.errors import CrossdiffError
@@ -34,8 +36,9 @@ class BatchTopKCrosscoderConfig(CrosscoderFields, BatchTopKTrainingSAEConfig):
             is never unset); from then on it is a moving average.
         aux_loss_coefficient: weight of AuxK; its error is divided by the residual's variance.
         decoder_init_norm: norm of each model's decoder rows at the start.
-        rank_in_bf16: choose the entries by a bfloat16 encoder product; their values, and all
-            gradients, stay float32. Several times faster where the hardware multiplies bfloat16.
+        screen_in_bf16: find candidates with a bfloat16 product that bounds the float32 one; the
+            selection, the values and all gradients are those of float32 (see `SparseEncoder`).
+            None: where the hardware multiplies bfloat16.
         block_size: latents per block of the encoder product (bounds the memory of a step).
     """
 
@@ -46,7 +49,7 @@ class BatchTopKCrosscoderConfig(CrosscoderFields, BatchTopKTrainingSAEConfig):
     topk_threshold_start_step: int = 1000
     aux_loss_coefficient: float = 1 / 32
     decoder_init_norm: float | None = 1.0
-    rank_in_bf16: bool = False
+    screen_in_bf16: bool | None = None
     block_size: int = 2048
 
     @override
@@ -99,7 +102,7 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
         super().__init__(cfg, use_error_term)
         self.topk_threshold.fill_(NEVER_SET)
         self.current_k = cfg.k  # training sets it step by step
-        self.selector = BatchTopKSelector(cfg.block_size, cfg.rank_in_bf16)
+        self.selector = BatchTopKSelector(SparseEncoder(cfg.block_size, cfg.screen_in_bf16))
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -109,10 +112,11 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
         norms = self.get_W_dec_norm()
         chosen = self.select(x, norms)
         self.update_threshold(chosen, norms, step_input.n_training_steps)
-        code = encode_entries(x, self.W_enc, self.b_enc, chosen)
-        sae_out = decode_entries(code, self.W_dec) + self.b_dec
-        mse_loss = (sae_out - x).pow(2).sum(dim=-1).mean()
-        aux_loss = self.auxk_loss(x, (x - sae_out).detach(), step_input.dead_neuron_mask)
+        buffers = self.gradient_buffers
+        code = encode_entries(x, self.W_enc, self.b_enc, chosen, buffers)
+        sae_out = decode_entries(code, self.W_dec, buffers) + self.b_dec
+        mse_loss = mse_loss_fn(sae_out, x, reduction="sum") / len(x)
+        aux_loss = self.auxk_loss(x, sae_out.detach(), norms, step_input.dead_neuron_mask)
         output = TrainStepOutput(
             sae_in=step_input.sae_in,
             sae_out=sae_out,
@@ -129,7 +133,7 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
         n_kept = int(self.current_k * len(x))
         return self.selector.select(x, self.W_enc, self.b_enc, norms, n_kept)
 
-    def auxk_loss(self, x: Tensor, residual: Tensor, dead: Tensor | None) -> Tensor:
+    def auxk_loss(self, x: Tensor, sae_out: Tensor, norms: Tensor, dead: Tensor | None) -> Tensor:
         """AuxK: per token the strongest dead latents reconstruct the residual.
 
         ||residual - recons||^2 / ||residual - mean||^2, both summed over the batch; at most half
@@ -137,18 +141,19 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
         """
         n_dead = 0 if dead is None else int(dead.sum())
         if dead is None or n_dead == 0:
-            return residual.new_zeros(())
-        aux = self._strongest_dead(x, dead.nonzero().squeeze(-1))
+            return x.new_zeros(())
+        residual = x - sae_out
+        aux = self._strongest_dead(x, norms, dead.nonzero().squeeze(-1))
         aux = encode_entries(x, self.W_enc, self.b_enc, aux)
         error = (residual - decode_entries(aux, self.W_dec)).pow(2).sum()
         variance = (residual - residual.mean(dim=0)).pow(2).sum()
         return self.cfg.aux_loss_coefficient * error / variance.clamp(min=1e-12)
 
     @torch.no_grad()
-    def _strongest_dead(self, x: Tensor, dead: Tensor) -> SparseCode:
+    def _strongest_dead(self, x: Tensor, norms: Tensor, dead: Tensor) -> SparseCode:
         acts = torch.addmm(self.b_enc[dead], x, self.W_enc[:, dead]).relu()
         k_aux = min(max(self.cfg.d_ins) // 2, len(dead))
-        top = (acts * self.get_W_dec_norm()[dead]).topk(k_aux, sorted=False).indices
+        top = (acts * norms[dead]).topk(k_aux, sorted=False).indices
         chosen = SparseCode.from_dense(torch.zeros_like(acts).scatter(1, top, acts.gather(1, top)))
         return SparseCode(chosen.rows, dead[chosen.latents], chosen.values, len(x), self.cfg.d_sae)
 

@@ -44,6 +44,23 @@ class SparseCode:
         rows, latents = acts.nonzero(as_tuple=True)
         return cls(rows, latents, acts[rows, latents], *acts.shape)
 
+    @classmethod
+    def from_latent_order(
+        cls,
+        rows: Int[Tensor, " active"],
+        latents: Int[Tensor, " active"],
+        values: Float[Tensor, " active"],
+        n_tokens: int,
+        n_latents: int,
+    ) -> SparseCode:
+        """From entries that are sorted by latent, then by token."""
+        by_row = torch.argsort(rows.int(), stable=True)  # 32-bit integers sort twice as fast
+        code = cls(rows[by_row], latents[by_row], values[by_row], n_tokens, n_latents)
+        order = torch.empty_like(by_row)
+        order[by_row] = torch.arange(len(by_row), device=by_row.device)
+        code.__dict__["latent_order"] = LatentOrder(order, segment_starts(latents, n_latents))
+        return code
+
     def with_values(self, values: Float[Tensor, " active"]) -> SparseCode:
         """The same entries with other values, e.g. ones that carry a gradient.
 
@@ -69,13 +86,12 @@ class SparseCode:
     @cached_property
     def row_offsets(self) -> Int[Tensor, " tokens"]:
         """Where each token's entries begin."""
-        counts = torch.bincount(self.rows, minlength=self.n_tokens)
-        return counts.cumsum(0) - counts
+        return segment_starts(self.rows, self.n_tokens)
 
     @cached_property
     def latent_order(self) -> LatentOrder:
-        counts = torch.bincount(self.latents, minlength=self.n_latents)
-        return LatentOrder(torch.argsort(self.latents, stable=True), counts.cumsum(0) - counts)
+        order = torch.argsort(self.latents.int(), stable=True)
+        return LatentOrder(order, segment_starts(self.latents, self.n_latents))
 
     def matmul(self, weight: Float[Tensor, "latents d"]) -> Float[Tensor, "tokens d"]:
         """`to_dense() @ weight`: per token the weighted sum of its latents' rows."""
@@ -87,32 +103,67 @@ class SparseCode:
             per_sample_weights=self.values.to(weight.dtype),
         )
 
-    def transposed_matmul(self, dense: Float[Tensor, "tokens d"]) -> Float[Tensor, "latents d"]:
-        """`to_dense().T @ dense`: per latent the weighted sum of its tokens' rows."""
+    def transposed_matmul(
+        self, dense: Float[Tensor, "tokens d"], out: Float[Tensor, "latents d"] | None = None
+    ) -> Float[Tensor, "latents d"]:
+        """`to_dense().T @ dense`: per latent the weighted sum of its tokens' rows.
+
+        `out` (overwritten and returned) spares the allocation, which for a tensor as large as
+        the weights costs a CPU more time than the product.
+        """
         order, offsets = self.latent_order
-        return embedding_bag(
-            self.rows[order],
-            dense,
-            offsets=offsets,
-            mode="sum",
-            per_sample_weights=self.values[order].to(dense.dtype),
+        rows, values = self.rows[order], self.values[order].to(dense.dtype)
+        if out is None:
+            out = dense.new_zeros(self.n_latents, dense.shape[1])
+        if has_csr_products(dense):
+            code = _csr(offsets, rows, values, (self.n_latents, self.n_tokens))
+            return torch.addmm(out, code, dense, beta=0, out=out)
+        return out.copy_(
+            embedding_bag(rows, dense, offsets=offsets, mode="sum", per_sample_weights=values)
         )
 
     def dots(
         self, dense: Float[Tensor, "tokens d"], directions: Float[Tensor, "latents d"]
     ) -> Float[Tensor, " active"]:
         """<dense[row], directions[latent]> for the active entries only."""
-        end = self.row_offsets.new_tensor([len(self.rows)])
-        pattern = torch.sparse_csr_tensor(
-            torch.cat([self.row_offsets, end]),
-            self.latents,
-            torch.zeros_like(self.values, dtype=dense.dtype),
-            (self.n_tokens, self.n_latents),
-            check_invariants=False,
-        )
-        return torch.sparse.sampled_addmm(pattern, dense, directions.T, beta=0.0).values()
+        order, offsets = self.latent_order
+        # Latent by latent: tokens are fewer than latents, so the cache holds more of them.
+        in_order = dots_in_latent_order(offsets, self.rows[order], directions, dense)
+        dots = torch.empty_like(in_order)
+        dots[order] = in_order
+        return dots
 
     def sum_per_latent(self, per_entry: Tensor) -> Tensor:
         """Sum `per_entry` [active] over the tokens: float64 [latents]."""
         total = torch.zeros(self.n_latents, dtype=torch.float64, device=per_entry.device)
         return total.index_add_(0, self.latents, per_entry.to(torch.float64))
+
+
+def segment_starts(segments: Int[Tensor, " active"], n_segments: int) -> Int[Tensor, " segments"]:
+    """Where each segment of sorted entries begins."""
+    counts = torch.bincount(segments, minlength=n_segments)
+    return counts.cumsum(0) - counts
+
+
+def dots_in_latent_order(
+    offsets: Int[Tensor, " latents"],
+    rows: Int[Tensor, " active"],
+    directions: Float[Tensor, "latents d"],
+    dense: Float[Tensor, "tokens d"],
+) -> Float[Tensor, " active"]:
+    """<directions[latent], dense[row]> for entries sorted by latent, then by token."""
+    shape = (len(directions), len(dense))
+    pattern = _csr(offsets, rows, torch.zeros_like(rows, dtype=dense.dtype), shape)
+    return torch.sparse.sampled_addmm(pattern, directions, dense.T, beta=0.0).values()
+
+
+def has_csr_products(dense: Tensor) -> bool:
+    """Whether torch multiplies CSR tensors here (on a CPU that takes MKL)."""
+    kinds = (torch.float32, torch.float64)
+    return dense.dtype in kinds and (dense.is_cuda or torch.backends.mkl.is_available())
+
+
+def _csr(offsets: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    end = offsets.new_tensor([len(columns)])
+    crow = torch.cat([offsets, end])
+    return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)

@@ -14,16 +14,18 @@ from sae_lens.registry import (
 from sae_crossdiff.crosscoders.batchtopk import BatchTopKCrosscoder, BatchTopKCrosscoderConfig
 from sae_crossdiff.crosscoders.crosscoder import Crosscoder, CrosscoderConfig
 from sae_crossdiff.crosscoders.l1 import L1Crosscoder, L1CrosscoderConfig
+from sae_crossdiff.crosscoders.shared_l1 import SharedL1Crosscoder, SharedL1CrosscoderConfig
 
 
 def register_architectures() -> None:
-    """Register `crosscoder`, `crosscoder_batchtopk`, `crosscoder_l1`; safe to call again."""
+    """Register `crosscoder` (inference) and the training architectures; safe to call again."""
     pairs: list[tuple[dict[str, Any], Any, Any, Any]] = [
         (SAE_CLASS_REGISTRY, register_sae_class, Crosscoder, CrosscoderConfig),
     ]
     for cls, cfg in (
         (BatchTopKCrosscoder, BatchTopKCrosscoderConfig),
         (L1Crosscoder, L1CrosscoderConfig),
+        (SharedL1Crosscoder, SharedL1CrosscoderConfig),
     ):
         pairs.append((SAE_TRAINING_CLASS_REGISTRY, register_sae_training_class, cls, cfg))
     for registry, register, cls, cfg in pairs:

@@ -1,7 +1,8 @@
 """Encoding and decoding of chosen entries, with gradients that never become dense codes.
 
-Only the weight gradients need code of their own: autograd would build them row by row. Each is a
-weighted sum of token rows per latent (`SparseCode.transposed_matmul`).
+Autograd would build the weight gradients row by row; here each is a weighted sum of token rows
+per latent (`SparseCode.transposed_matmul`), and the gradient of the values is a dot product per
+entry (`SparseCode.dots`).
 """
 
 from __future__ import annotations
@@ -14,28 +15,36 @@ from torch import Tensor
 
 from sae_crossdiff.crosscoders.codes import SparseCode
 
+GradientBuffers = dict[str, Tensor]
+"""Memory for weight gradients, by name, that is used again at every step.
+
+Only for a caller that drops all gradients (`zero_grad(set_to_none=True)`) before each backward
+pass, as the trainer does: the next pass overwrites what this one returned.
+"""
+
 
 def encode_entries(
     x: Float[Tensor, "tokens d_in"],
     W_enc: Float[Tensor, "d_in latents"],
     b_enc: Float[Tensor, " latents"],
     code: SparseCode,
+    buffers: GradientBuffers | None = None,
 ) -> SparseCode:
     """`code`, whose values are relu(x @ W_enc + b_enc) at its entries, tied to the weights.
 
     x gets no gradient.
     """
-    values: Any = _EncoderGradient.apply(code.values, x, W_enc, b_enc, code)
+    values: Any = _EncoderGradient.apply(code.values, x, W_enc, b_enc, code, buffers)
     return code.with_values(values)
 
 
 def decode_entries(
-    code: SparseCode, W_dec: Float[Tensor, "latents d_in"]
+    code: SparseCode,
+    W_dec: Float[Tensor, "latents d_in"],
+    buffers: GradientBuffers | None = None,
 ) -> Float[Tensor, "tokens d_in"]:
     """`code.to_dense() @ W_dec`, differentiable in the values and in W_dec."""
-    # embedding_bag has a fast backward for its weights per sample; the one for W_dec is ours.
-    reconstruction: Any = code.matmul(W_dec.detach())
-    return _DecoderGradient.apply(reconstruction, W_dec, code)  # type: ignore[return-value]
+    return _Decode.apply(code.values, W_dec, code, buffers)  # type: ignore[return-value]
 
 
 class _EncoderGradient(torch.autograd.Function):
@@ -43,10 +52,16 @@ class _EncoderGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, values: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, code: SparseCode
+        ctx: Any,
+        values: Tensor,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        code: SparseCode,
+        buffers: GradientBuffers | None,
     ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.code = code
+        ctx.code, ctx.buffers = code, buffers
         return values.clone()
 
     @staticmethod
@@ -54,17 +69,36 @@ class _EncoderGradient(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         code = ctx.code.with_values(grad)
         bias = grad.new_zeros(code.n_latents).index_add_(0, code.latents, grad)
-        return None, None, code.transposed_matmul(x).T, bias, None
+        weight = code.transposed_matmul(x, _buffer(ctx.buffers, "encoder", code, x))
+        return None, None, weight.view_as(weight).T, bias, None, None
 
 
-class _DecoderGradient(torch.autograd.Function):
-    """Passes the reconstruction through; sends its gradient to W_dec as well."""
-
+class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, reconstruction: Tensor, W_dec: Tensor, code: SparseCode) -> Tensor:  # type: ignore[override]
-        ctx.code = code.with_values(code.values.detach())
-        return reconstruction.view_as(reconstruction)
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        values: Tensor,
+        W_dec: Tensor,
+        code: SparseCode,
+        buffers: GradientBuffers | None,
+    ) -> Tensor:
+        ctx.save_for_backward(W_dec)
+        ctx.code, ctx.buffers = code.with_values(values.detach()), buffers
+        return ctx.code.matmul(W_dec)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        return grad, ctx.code.transposed_matmul(grad.contiguous()), None
+        (W_dec,), code = ctx.saved_tensors, ctx.code
+        grad = grad.contiguous()
+        weight = code.transposed_matmul(grad, _buffer(ctx.buffers, "decoder", code, grad))
+        return code.dots(grad, W_dec), weight.view_as(weight), None, None
+
+
+def _buffer(
+    buffers: GradientBuffers | None, name: str, code: SparseCode, dense: Tensor
+) -> Tensor | None:
+    if buffers is None:
+        return None
+    if name not in buffers:
+        buffers[name] = dense.new_zeros(code.n_latents, dense.shape[1])
+    return buffers[name]

@@ -12,17 +12,33 @@ from torch import Tensor
 
 from sae_crossdiff.crosscoders.crosscoder import Crosscoder, CrosscoderConfig
 from sae_crossdiff.crosscoders.mixin import CrosscoderMixin
+from sae_crossdiff.crosscoders.sparse_ops import GradientBuffers
+from sae_crossdiff.errors import CrossdiffError
 
 
 class TrainingCrosscoderMixin(CrosscoderMixin):
-    """Goes first among the base classes of a training crosscoder."""
+    """Goes first among the base classes of a training crosscoder.
+
+    `gradient_buffers` is set by a trainer that drops all gradients before each backward pass;
+    without it every pass allocates its own.
+    """
+
+    gradient_buffers: GradientBuffers | None = None
 
     def initialize_weights(self) -> None:
         """One random matrix for all models, decoder rows at `decoder_init_norm` per model,
         encoder = transpose of the decoder, biases zero (METHOD: `same_init`).
 
         Models of different widths cannot share a matrix and get one each.
+
+        Raises:
+            CrossdiffError: weights of a narrower type than float32.
         """
+        if self.dtype not in (torch.float32, torch.float64):
+            raise CrossdiffError(
+                f"dtype={self.cfg.dtype}: weights in training must be float32 or float64, or small "
+                "updates are rounded away; bfloat16 is used where it loses nothing"
+            )
         super().initialize_weights()
         with torch.no_grad():
             parts = list(self.W_dec.split(self.cfg.d_ins, dim=-1))

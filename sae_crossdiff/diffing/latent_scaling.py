@@ -68,7 +68,10 @@ class LatentScaling:
             )
         self.crosscoder = crosscoder
         self.dtype = dtype
-        self._decoders = [part.detach().to(dtype) for part in crosscoder.W_dec_per_model]
+        # Contiguous: products with rows that lie apart would copy them at every batch.
+        self._decoders = [
+            part.detach().to(dtype).contiguous() for part in crosscoder.W_dec_per_model
+        ]
         self._biases = [part.detach().to(dtype) for part in crosscoder.b_dec_per_model]
         self._rows = {name: self._decoders[crosscoder.index_of(name)] for name in directions}
         self._nulls = {name: rows.to(self._decoders[0]) for name, rows in (nulls or {}).items()}

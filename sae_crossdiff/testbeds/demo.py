@@ -82,7 +82,7 @@ def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None 
     """Models in, latent table out; prints each step and what it found. Returns the table's path."""
     settings = SETTINGS[pair_name]
     console.rule(f"sae_crossdiff demo: {pair_name}")
-    folders = _folders(pair_name, console, cache)
+    folders = pair_folders(pair_name, console, cache)
     config = demo_config(folders, settings, output)
     with console.status("loading both models"):
         pair = config.load_pair()
@@ -195,7 +195,9 @@ def behaviour_latents(
     return rows
 
 
-def _folders(pair_name: str, console: Console, cache: Path | None) -> PairFolders:
+def pair_folders(pair_name: str, console: Console, cache: Path | None = None) -> PairFolders:
+    """The folders of a demo pair, unpacked or made on first use."""
+
     def progress(line: str) -> None:
         console.print(f"[dim]{line}[/]")
 

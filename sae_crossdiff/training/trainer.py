@@ -36,6 +36,7 @@ class CrosscoderTrainer(SAETrainer[Any, Any]):
         self.activation_scaler = scaler
         self.sae.to(self.cfg.device)
         self._optimised = _make_fused(self.optimizer)
+        self.sae.gradient_buffers = {}
 
     def train_step(self, batch: Tensor) -> TrainStepOutput:
         """One optimiser step on raw activations [batch_size, d_in].
@@ -67,7 +68,10 @@ class CrosscoderTrainer(SAETrainer[Any, Any]):
         output = sae.training_forward_pass(step_input)
         self._count_firing(output.feature_acts)
         output.loss.backward()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), MAX_GRADIENT_NORM)
+        gradients = [p.grad for p in sae.parameters() if p.grad is not None]
+        total_norm = torch.nn.utils.get_total_norm(gradients)
+        # Clipping without a pass over the gradients: fused Adam divides them by `grad_scale`.
+        self.optimizer.grad_scale = (total_norm / MAX_GRADIENT_NORM).clamp(min=1.0)  # type: ignore[attr-defined]
         for parameter, view in self._optimised:
             view.grad = None if parameter.grad is None else parameter.grad.T
         self.optimizer.step()

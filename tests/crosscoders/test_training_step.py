@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_crossdiff import (
     BatchTopKCrosscoder,
     BatchTopKCrosscoderConfig,
+    CrossdiffError,
     L1Crosscoder,
     L1CrosscoderConfig,
     SparseCode,
@@ -87,8 +88,9 @@ def test_batchtopk_step(n_dead: int) -> None:
     assert int((output.feature_acts.to_dense() > 0).sum()) == K * B
 
 
+@pytest.mark.parametrize("path", ["dense", "sparse"])
 @pytest.mark.parametrize("kind", ["squared", "unsquared"])
-def test_l1_step(kind: Any) -> None:
+def test_l1_step(kind: Any, path: str) -> None:
     config = L1CrosscoderConfig(
         d_in=16, d_sae=F, d_ins=WIDTHS, reconstruction_loss=kind, dtype="float64"
     )
@@ -106,8 +108,12 @@ def test_l1_step(kind: Any) -> None:
         else:
             total = total + 0.5 * (base.norm() + chat.norm())
         total = total + mu * (f * reference_norms(p["W_dec"])).sum()
+    crosscoder.firing_rate = 0.0 if path == "sparse" else 1.0
     output = crosscoder.training_forward_pass(step_input(x, l1=mu))
+    assert output.feature_acts.is_sparse == (path == "sparse")
     compare(crosscoder, p, output.loss, total / B)
+    f = torch.relu(x @ p["W_enc"] + p["b_enc"])
+    assert crosscoder.firing_rate == pytest.approx(float((f > 0).double().mean()))
 
 
 def test_auxk_reaches_the_gradient_of_dead_latents() -> None:
@@ -134,7 +140,7 @@ def test_fewer_positive_values_than_k_keep_fewer() -> None:
     expected = torch.relu(x @ crosscoder.W_enc + crosscoder.b_enc)
     assert 0 < len(code.values) < 30 * B
     assert bool((code.values > 0).all())
-    torch.testing.assert_close(code.to_dense(), expected.detach())
+    torch.testing.assert_close(code.to_dense(), expected.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(crosscoder.encode(x), expected)
 
 
@@ -170,6 +176,12 @@ def test_both_models_start_from_one_matrix() -> None:
     torch.testing.assert_close(crosscoder.W_enc, crosscoder.W_dec.T)
 
 
+def test_bfloat16_weights_are_refused() -> None:
+    config = BatchTopKCrosscoderConfig(d_in=16, d_sae=F, k=K, dtype="bfloat16")
+    with pytest.raises(CrossdiffError, match="float32"):
+        BatchTopKCrosscoder(config)
+
+
 def test_geometric_median_against_gradient_descent() -> None:
     points = torch.cat([torch.randn(200, 3), torch.randn(20, 3) * 5 + 40]).double()
     median = geometric_median(points, steps=500, tolerance=1e-12)
@@ -178,7 +190,36 @@ def test_geometric_median_against_gradient_descent() -> None:
     assert median.norm() < 1 < points.mean(0).norm()
 
 
-def test_sparse_code_round_trip_and_products() -> None:
+def test_l1_changes_to_the_sparse_path_when_few_entries_are_active() -> None:
+    crosscoder = L1Crosscoder(L1CrosscoderConfig(d_in=16, d_sae=F))
+    x, paths = torch.randn(B, 16), []
+    for bias in (0.0, -5.0, -5.0, 0.0, 0.0):
+        crosscoder.b_enc.data.fill_(bias)
+        paths.append(crosscoder.training_forward_pass(step_input(x, l1=1.0)).feature_acts.is_sparse)
+    assert paths == [False, False, True, True, False]
+
+
+def test_gradient_buffers_change_nothing() -> None:
+    """The trainer's own memory for gradients, over several steps and with AuxK beside."""
+    found = []
+    for buffers in (None, {}):
+        torch.manual_seed(2)
+        crosscoder = BatchTopKCrosscoder(BatchTopKCrosscoderConfig(d_in=16, d_sae=F, k=K))
+        crosscoder.gradient_buffers = buffers
+        for step in range(3):
+            crosscoder.zero_grad(set_to_none=True)
+            dead = torch.rand(F) < 0.3
+            output = crosscoder.training_forward_pass(step_input(torch.randn(B, 16), dead, step))
+            output.loss.backward()
+        found.append([p.grad.clone() for p in crosscoder.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("csr", [True, False])
+def test_sparse_code_round_trip_and_products(csr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not csr:  # a CPU without MKL
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     dense = torch.randn(7, 9).relu() * (torch.rand(7, 9) > 0.5)
     dense[3] = 0  # a token on which nothing fires
     code = SparseCode.from_dense(dense)
@@ -186,6 +227,17 @@ def test_sparse_code_round_trip_and_products() -> None:
     torch.testing.assert_close(code.to_coo().to_dense(), dense)
     weight = torch.randn(9, 4)
     torch.testing.assert_close(code.matmul(weight), dense @ weight)
+    other = torch.randn(7, 4)
+    torch.testing.assert_close(code.transposed_matmul(other), dense.T @ other)
+    garbage = torch.full((9, 4), torch.nan)
+    torch.testing.assert_close(code.transposed_matmul(other, out=garbage), dense.T @ other)
+    expected = (other @ weight.T)[code.rows, code.latents]
+    torch.testing.assert_close(code.dots(other, weight), expected)
+    latents, rows = dense.T.nonzero(as_tuple=True)
+    again = SparseCode.from_latent_order(rows, latents, dense[rows, latents], 7, 9)
+    torch.testing.assert_close(again.to_dense(), dense)
+    for ours, theirs in zip(again.latent_order, code.latent_order, strict=True):
+        assert torch.equal(ours, theirs)
     sums = code.sum_per_latent(code.values)
     torch.testing.assert_close(sums, dense.double().sum(0), rtol=1e-6, atol=1e-6)
     assert (code.rows.diff() >= 0).all()
