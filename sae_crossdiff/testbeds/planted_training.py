@@ -18,6 +18,7 @@ from sae_crossdiff.activations import (
     OutlierFilter,
     OutlierPolicy,
     concatenate,
+    in_order,
 )
 from sae_crossdiff.crosscoders import Crosscoder
 from sae_crossdiff.crosscoders.difference import difference_as_crosscoder, model_difference
@@ -91,9 +92,14 @@ def audit_planted(
 ) -> PlantedRun:
     """The latent table on fresh tokens, and the planted feature that each latent follows."""
     x, codes = planted.sample_codes(n_tokens, AUDIT_SEED)
-    outliers = _outliers(planted)
-    table = latent_table(crosscoder, [_kept(outliers, piece) for piece in x.split(5000)])
-    acts = crosscoder.encode(x).detach()
+    row = torch.arange(n_tokens)
+    unknown = torch.full_like(row, -1)
+    tokens = ActivationBatch(x, row, unknown, unknown)
+    kept = concatenate(_outliers(planted)(in_order(tokens, 5000)))
+    table = latent_table(crosscoder, in_order(kept, 5000))
+    # Without the attention sinks: one of them would outweigh a thousand tokens in a correlation.
+    codes = [code[kept.token_ids] for code in codes]
+    acts = crosscoder.encode(kept.acts).detach()
     feature, correlation = match_features(codes[1], acts)
     share = base_share(planted, codes, acts, feature)
     return PlantedRun(crosscoder, table, feature, correlation, share)

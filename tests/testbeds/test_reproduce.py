@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError, load_table
 from sae_crossdiff.cli import app
 from sae_crossdiff.crosscoders.difference import difference_as_crosscoder
-from sae_crossdiff.testbeds.planted import PlantedPair
+from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
 from sae_crossdiff.testbeds.planted_documents import planted_crosscoder
 from sae_crossdiff.testbeds.planted_training import audit_planted
 from sae_crossdiff.testbeds.scores import flag_scores
@@ -34,6 +34,14 @@ def test_a_crosscoder_that_is_the_dictionary_scores_perfectly_by_delta() -> None
     assert spoilt["precision"] == pytest.approx(20 / 30, abs=0.04)
     assert spoilt["recall"] == 1.0
     assert scores.loc["verdict", "precision"] == 1.0
+
+
+def test_attention_sinks_do_not_spoil_the_matching() -> None:
+    hostile = PlantedPair(PlantedConfig(mean_norm=10.0, sink_probability=0.005))
+    run = audit_planted(hostile, planted_crosscoder(hostile), n_tokens=20_000)
+    assert run.table.attrs["quality"]["tokens"] < 20_000
+    assert (run.feature == np.arange(len(hostile.kinds))).mean() > 0.98
+    assert run.correlation.min() > 0.5
 
 
 def test_shrinkage_ratio_equals_a_naive_loop() -> None:
