@@ -56,7 +56,7 @@ def score_edits(
         exclusions: tokens that no edit touches.
         batch_size: sequences per forward, at most.
         max_scored: scored positions per forward (a single longer sequence is allowed); each takes
-            about ten bytes per vocabulary entry.
+            about twelve bytes per vocabulary entry.
 
     Returns:
         One row per document, condition and group: `kl`, `ce` (of the condition), `clean_ce` (of
