@@ -86,7 +86,7 @@ def _mean_activations(
 def _summary(scores: pd.DataFrame) -> pd.DataFrame:
     columns = ["kl", "ce", "clean_ce"]
     weighted = scores.assign(**{c: scores[c] * scores["positions"] for c in columns})
-    sums = weighted.groupby(["group", "condition"], sort=False)[[*columns, "positions"]].sum()
+    sums: Any = weighted.groupby(["group", "condition"], sort=False)[[*columns, "positions"]].sum()
     table = sums[columns].div(sums["positions"], axis=0)
     table["tokens"] = sums["positions"]
     table = table.reset_index()
