@@ -36,7 +36,11 @@ _SMALL: dict[str, Any] = {
 
 def tiny_config(family: str, width: int = 32, sliding_window: int = 4096) -> PretrainedConfig:
     small = {**_SMALL, "hidden_size": width}
-    gemma = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": sliding_window}
+    gemma: dict[str, Any] = {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": sliding_window,
+    }
     if family == "gemma2":
         return Gemma2Config(**small, **gemma)
     if family == "gemma3":

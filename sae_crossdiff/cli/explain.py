@@ -46,7 +46,7 @@ def explain(
         loaded.pair, loaded.crosscoder, rendered, n_exact=top, exclusions=loaded.exclusions
     )
     title = f"Latents that carry the next token, {tokenizer.decode([found.token])!r}"
-    console.print(attribution_rows(found.latents[:top], loaded.table, words, title))
+    console.print(attribution_rows(found.latents.head(top), loaded.table, words, title))
     totals = ", ".join(f"{name} {value:+.2f}" for name, value in found.totals.items())
     console.print(escape(f"Logit over mean: {totals} (the last three to first order)"))
 

@@ -13,7 +13,7 @@ of the gap m(h_chat) - m(h_base) is estimated twice and checked once:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -125,8 +125,8 @@ def _entries(site: Site, gradient: Tensor, direct: Tensor) -> pd.DataFrame:
     return pd.DataFrame({name: c.detach().cpu().numpy() for name, c in columns.items()})
 
 
-def _per_latent(entries: pd.DataFrame) -> pd.DataFrame:
-    sums = entries.groupby("latent")[["direct", "gradient", "activation"]].sum()
+def _per_latent(entries: Any) -> pd.DataFrame:
+    sums: Any = entries.groupby("latent")[["direct", "gradient", "activation"]].sum()
     strongest = entries.loc[entries["gradient"].abs().groupby(entries["latent"]).idxmax()]
     sums["position"] = strongest.set_index("latent")["position"]
     order = sums["gradient"].abs().sort_values(ascending=False, kind="stable").index

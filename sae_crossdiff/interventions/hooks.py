@@ -17,7 +17,7 @@ from sae_crossdiff.interventions.positions import TokenRoles
 from sae_crossdiff.interventions.site import Exclusions, Site
 from sae_crossdiff.pair import HookedModelPair, hook_point_name
 
-Hook = tuple[str, Callable[..., Tensor]]
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
 
 def edit_hooks(

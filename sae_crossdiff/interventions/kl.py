@@ -134,7 +134,8 @@ def pool_draws(scores: pd.DataFrame) -> pd.DataFrame:
     """`scores` with the draws of each control ("random 7 #0", ...) averaged to one condition."""
     names = scores["condition"].str.replace(r" #\d+$", "", regex=True)
     keys = ["document", "condition", "group"]
-    return scores.assign(condition=names).groupby(keys, sort=False).mean().reset_index()
+    pooled: Any = scores.assign(condition=names).groupby(keys, sort=False).mean()
+    return pooled.reset_index()
 
 
 def kl_difference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,8 @@ def latent_sets(
     top by Delta, by nu     the `size` first of each ranking (size: as many as chat-specific ones)
     best / worst half by    halves of the latents with at least `min_active` active tokens
     random #i               `size` of those latents, uniformly
-    matched #i              for each latent of "top by nu" one that fires about as often
+    matched #i              for each chat-specific latent (for each of "top by nu", if there are
+                            not `size` of them) one that fires about as often
 
     The ranking by nu is that of arXiv:2504.02922: the sum of the ranks of |nu_error| and
     |nu_reconstruction|, smallest first.
@@ -34,7 +36,7 @@ def latent_sets(
         CrossdiffError: fewer live latents than twice `size`, or no chat-specific latent and no
             `size`.
     """
-    live = table[table["active_tokens"] >= min_active]
+    live: Any = table[table["active_tokens"] >= min_active]
     specific = live.index[live["verdict"] == "chat-specific"].tolist()
     size = len(specific) if size is None else size
     if size < 1:
@@ -49,12 +51,14 @@ def latent_sets(
     for name, order in (("Δ", by_delta), ("ν", by_nu)):
         half = len(order) // 2
         sets |= {f"best half by {name}": order[:half], f"worst half by {name}": order[half:]}
-    chosen = set(specific) | set(by_nu[:size])
+    # The controls match what they are compared with: the verdict's latents, if there are `size`.
+    alike = specific if len(specific) == size else by_nu[:size]
+    chosen = {*specific, *by_nu[:size]}
     for i in range(draws):
         rng = np.random.default_rng([seed, i])
         pool = [j for j in live.index if j not in chosen]
         sets[f"random {size} #{i}"] = rng.choice(pool, size, replace=False).tolist()
-        sets[f"matched {size} #{i}"] = matched(live, by_nu[:size], chosen, rng)
+        sets[f"matched {size} #{i}"] = matched(live, alike, chosen, rng)
     return sets
 
 
@@ -77,7 +81,7 @@ def matched(
     taken = set(excluded)
     partners = []
     for latent in latents:
-        free = table.loc[~table.index.isin(taken), "active_tokens"]
+        free: Any = table.loc[~table.index.isin(taken), "active_tokens"]
         distance = (free - table.loc[latent, "active_tokens"]).abs()
         nearest = distance.sort_values(kind="stable").index[:_NEIGHBOURS]
         partner = int(rng.choice(nearest))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import torch
 
 from sae_crossdiff.activations import ActivationStatistics, TokenSequence, harvest
 from sae_crossdiff.crosscoders import Crosscoder
@@ -74,7 +75,7 @@ def _mean_activations(
     """Per model, over the tokens that may be replaced."""
     statistics = ActivationStatistics(pair.d_ins)
     for batch in harvest(pair, sequences, batch_size):
-        kept = ~batch.masks["special"]
+        kept = ~batch.masks.get("special", torch.zeros(len(batch), dtype=torch.bool))
         for name, acts in pair.split(batch.acts).items():
             limit = (exclusions.max_norms or {}).get(name, float("inf"))
             kept &= acts.float().norm(dim=-1) <= limit
@@ -85,7 +86,7 @@ def _mean_activations(
 def _summary(scores: pd.DataFrame) -> pd.DataFrame:
     columns = ["kl", "ce", "clean_ce"]
     weighted = scores.assign(**{c: scores[c] * scores["positions"] for c in columns})
-    sums = weighted.groupby(["group", "condition"], sort=False)[[*columns, "positions"]].sum()
+    sums: Any = weighted.groupby(["group", "condition"], sort=False)[[*columns, "positions"]].sum()
     table = sums[columns].div(sums["positions"], axis=0)
     table["tokens"] = sums["positions"]
     table = table.reset_index()

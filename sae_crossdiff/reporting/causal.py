@@ -24,7 +24,7 @@ def kl_rows(scores: pd.DataFrame, confidence: float = 0.95) -> Table:
     table.add_column("condition")
     for name in ("KL", "recovered", "opening", "first", "rest"):
         table.add_column(name, justify="right", no_wrap=True)
-    groups = {g: kl_table(scores, g, confidence) for g in scores["group"].unique()}
+    groups: dict[str, Any] = {g: kl_table(scores, g, confidence) for g in scores["group"].unique()}
     for condition, row in groups["all"].iterrows():
         others = [_mean(groups.get(g), condition) for g in ("opening", "first", "rest")]
         table.add_row(

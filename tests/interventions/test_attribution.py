@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_the_linearised_gap_is_complete(pair: HookedModelPair, crosscoder: Cross
     gap = float((leaf.grad * (chat - base))[0, 1:].sum())
     parts = sum(found.totals[name] for name in ("latents", "bias", "error"))
     assert parts == pytest.approx(gap, rel=1e-3, abs=1e-4)
-    per_entry = found.entries.groupby("latent")["gradient"].sum()
+    per_entry: Any = found.entries.groupby("latent")["gradient"].sum()
     np.testing.assert_allclose(found.latents["gradient"], per_entry[found.latents.index], rtol=1e-6)
     excluded = attribute(pair, crosscoder, prompt, n_exact=0, exclusions=Exclusions({"chat": 0.0}))
     assert excluded.entries.empty

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -78,7 +79,7 @@ def test_steer(run: Path, pair: HookedModelPair, crosscoder: Crosscoder) -> None
     )
     assert result.exit_code == 0, result.output
     prompt = chat_prompt(question, pair.tokenizer)
-    table = load_table(run / "latent_table.parquet")
+    table: Any = load_table(run / "latent_table.parquet")
     for edits in ([], [Steer(3, 40 * float(table["max_activation"][3]))]):
         (ids,) = generate(pair, [prompt], edits, crosscoder)
         assert pair.tokenizer.decode(ids) in result.output

@@ -144,7 +144,7 @@ def test_edits_on_one_model_alone_equal_those_on_the_pair(
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["steer", "ablate", "clamp", "clamp everywhere", "keep"])
 def test_edits_of_the_code_equal_those_of_the_residual_stream(
-    pair: HookedModelPair, crosscoder: Crosscoder, chat_batch: Batch, name: str
+    pair: Any, crosscoder: Crosscoder, chat_batch: Batch, name: str
 ) -> None:
     tokens, roles = chat_batch
     on_residual = pair.run_with_hooks(
