@@ -6,6 +6,7 @@ import typer
 
 from sae_crossdiff.cli.bench import bench
 from sae_crossdiff.cli.demo import demo
+from sae_crossdiff.cli.reproduce import reproduce
 from sae_crossdiff.cli.table import table
 from sae_crossdiff.cli.train import train
 
@@ -14,5 +15,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, train, table, bench):
+for command in (demo, train, table, bench, reproduce):
     app.command()(command)

@@ -1,7 +1,9 @@
 """What fine-tuning changed: norms, Latent Scaling, verdicts, the latent table."""
 
+from sae_crossdiff.diffing.blocks import DocumentBlocks
 from sae_crossdiff.diffing.evaluation import evaluate
 from sae_crossdiff.diffing.files import load_table, save_table
+from sae_crossdiff.diffing.intervals import Interval, ratio_interval
 from sae_crossdiff.diffing.labels import auroc, latent_activations, span_aurocs
 from sae_crossdiff.diffing.latent_scaling import TARGETS, LatentScaling
 from sae_crossdiff.diffing.norms import find_twins, norm_buckets, relative_decoder_norm
@@ -12,6 +14,8 @@ __all__ = [
     "COLUMNS",
     "TARGETS",
     "VERDICTS",
+    "DocumentBlocks",
+    "Interval",
     "LatentScaling",
     "VerdictThresholds",
     "auroc",
@@ -22,6 +26,7 @@ __all__ = [
     "load_table",
     "most_chat_specific",
     "norm_buckets",
+    "ratio_interval",
     "relative_decoder_norm",
     "save_table",
     "span_aurocs",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_crossdiff.crosscoders import Crosscoder, SparseCode
+from sae_crossdiff.diffing.blocks import add_per_block
 from sae_crossdiff.errors import CrossdiffError
 
 TARGETS = ("error", "reconstruction", "activation", "activation_no_bias")
@@ -17,14 +19,14 @@ TARGETS = ("error", "reconstruction", "activation", "activation_no_bias")
 
 @dataclass
 class DirectionSums:
-    """float64 sums [models, latents] along one direction d (a decoder row).
+    """float64 sums [models, blocks, latents] along one direction d (a decoder row).
 
     A[m] = sum f <x_m, d>, E[m] = sum f <eps_m, d>, with f the code, x_m and eps_m a model's
     activation and error.
     """
 
-    A: Float[Tensor, "models latents"]
-    E: Float[Tensor, "models latents"]
+    A: Float[Tensor, "models blocks latents"]
+    E: Float[Tensor, "models blocks latents"]
 
 
 class LatentScaling:
@@ -35,6 +37,9 @@ class LatentScaling:
     Targets: "error" (residual with the latent's own contribution put back), "reconstruction",
     "activation", "activation_no_bias". Only active (token, latent) pairs are touched.
 
+    Sums are kept per block of documents, so that every beta and nu has an interval without
+    another pass. Memory: 8 bytes * n_blocks * F * (2 + 4 per direction).
+
     The crosscoder and the activations must be in training units (`Crosscoder.in_training_units`
     and `Crosscoder.normalize`), or the models' different norms and means enter the ratios.
 
@@ -42,6 +47,9 @@ class LatentScaling:
         crosscoder: two models, in training units.
         directions: which models' decoder rows serve as directions.
         dtype: of the products; sums are always float64.
+        n_blocks: blocks of documents that `update` is told about.
+        nulls: name -> [latents, d], directions of made-up latents: they fire as latent j does,
+            but the crosscoder writes nothing along them (no contribution is put back).
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class LatentScaling:
         crosscoder: Crosscoder,
         directions: tuple[str, ...] = ("chat", "base"),
         dtype: torch.dtype = torch.float32,
+        n_blocks: int = 1,
+        nulls: Mapping[str, Tensor] | None = None,
     ):
         if crosscoder.n_models != 2 or len(set(crosscoder.cfg.d_ins)) != 1:
             raise CrossdiffError(
@@ -58,16 +68,17 @@ class LatentScaling:
             )
         self.crosscoder = crosscoder
         self.dtype = dtype
-        with torch.no_grad():
-            self._decoders = [part.to(dtype) for part in crosscoder.W_dec_per_model]
-            self._biases = [part.to(dtype) for part in crosscoder.b_dec_per_model]
+        self._decoders = [part.detach().to(dtype) for part in crosscoder.W_dec_per_model]
+        self._biases = [part.detach().to(dtype) for part in crosscoder.b_dec_per_model]
+        self._rows = {name: self._decoders[crosscoder.index_of(name)] for name in directions}
+        self._nulls = {name: rows.to(self._decoders[0]) for name, rows in (nulls or {}).items()}
         # C = sum f^2 and S = sum f, whatever the direction.
+        shape = (n_blocks, crosscoder.cfg.d_sae)
         zeros = partial(torch.zeros, dtype=torch.float64, device=crosscoder.W_dec.device)
-        n_models, n_latents = crosscoder.n_models, crosscoder.cfg.d_sae
-        self.C, self.S = zeros(n_latents), zeros(n_latents)
+        self.C, self.S = zeros(shape), zeros(shape)
         self.sums = {
-            name: DirectionSums(zeros(n_models, n_latents), zeros(n_models, n_latents))
-            for name in directions
+            name: DirectionSums(zeros(2, *shape), zeros(2, *shape))
+            for name in (*self._rows, *self._nulls)
         }
 
     @torch.no_grad()
@@ -76,80 +87,71 @@ class LatentScaling:
         x: Float[Tensor, "tokens d_in"],
         code: SparseCode,
         reconstruction: Float[Tensor, "tokens d_in"],
+        blocks: Int[Tensor, " tokens"] | None = None,
     ) -> None:
-        """Add a batch: activations, their code and its reconstruction."""
+        """Add a batch: activations, their code and its reconstruction, and each token's block."""
         f = code.values.to(torch.float64)
         x_parts = self.crosscoder.split(x.to(self.dtype))
         error_parts = self.crosscoder.split((x - reconstruction).to(self.dtype))
-        self.S += code.sum_per_latent(f)
-        self.C += code.sum_per_latent(f * f)
+        add_per_block(self.S, code, blocks, f)
+        add_per_block(self.C, code, blocks, f * f)
         for name, sums in self.sums.items():
-            direction = self._decoders[self.crosscoder.index_of(name)]
+            rows = self.rows(name)
             for m, (x_m, error_m) in enumerate(zip(x_parts, error_parts, strict=True)):
-                sums.A[m] += code.sum_per_latent(f * code.dots(x_m, direction).double())
-                sums.E[m] += code.sum_per_latent(f * code.dots(error_m, direction).double())
+                add_per_block(sums.A[m], code, blocks, f * code.dots(x_m, rows).double())
+                add_per_block(sums.E[m], code, blocks, f * code.dots(error_m, rows).double())
+
+    def rows(self, direction: str) -> Float[Tensor, "latents d"]:
+        """The direction d_j of each latent: a model's decoder rows, or made-up ones."""
+        rows = self._rows.get(direction, self._nulls.get(direction))
+        if rows is None:
+            raise CrossdiffError(f"no direction {direction!r} here, only {sorted(self.sums)}")
+        return rows
+
+    def products(
+        self, target: str, direction: str = "chat"
+    ) -> Float[Tensor, "models blocks latents"]:
+        """sum_i f_ij <y_i[m], d_j> per block: a beta is their sum over `norms`' sum.
+
+        Everything below is a ratio of sums over blocks, which is what `intervals` is about.
+        """
+        sums, rows = self.sums[direction], self.rows(direction).double()
+        if target == "activation":
+            return sums.A
+        if target == "reconstruction":
+            return sums.A - sums.E
+        if target == "activation_no_bias":
+            bias = torch.stack([rows @ b.double() for b in self._biases])
+            return sums.A - bias[:, None] * self.S
+        if target == "error":
+            if direction in self._nulls:
+                return sums.E
+            own = torch.stack([(part.double() * rows).sum(-1) for part in self._decoders])
+            return sums.E + own[:, None] * self.C
+        raise CrossdiffError(f"no target {target!r}: use one of {', '.join(TARGETS)}")
+
+    def norms(self, direction: str = "chat") -> Float[Tensor, "blocks latents"]:
+        """sum_i ||f_ij d_j||^2 per block."""
+        return self.C * self.rows(direction).double().pow(2).sum(-1)
 
     def betas(self, target: str, direction: str = "chat") -> Float[Tensor, "models latents"]:
         """Least-squares scales, unclipped; NaN where the latent never fired or d_j is zero."""
-        sums = self.sums[direction]
-        rows = self._decoders[self.crosscoder.index_of(direction)].double()
-        Q = rows.pow(2).sum(-1)
-        CQ = self.C * Q
-        if target == "activation":
-            return sums.A / CQ
-        if target == "reconstruction":
-            return (sums.A - sums.E) / CQ
-        if target == "activation_no_bias":
-            bias = torch.stack([rows @ b.double() for b in self._biases])
-            return (sums.A - bias * self.S) / CQ
-        if target == "error":
-            own = torch.stack([(part.double() * rows).sum(-1) for part in self._decoders])
-            # A latent that never fired has no beta, although own / Q would be a number.
-            return sums.E / CQ + torch.where(self.C > 0, own / Q, torch.nan)
-        raise CrossdiffError(f"no target {target!r}: use one of {', '.join(TARGETS)}")
+        return self.products(target, direction).sum(1) / self.norms(direction).sum(0)
 
     def nu(self, target: str, direction: str = "chat") -> Float[Tensor, " latents"]:
         """beta of the other model over beta of the direction's own: 0 = specific, 1 = shared."""
-        betas = self.betas(target, direction)
-        own = self.crosscoder.index_of(direction)
-        return betas[1 - own] / betas[own]
+        other, own = self.nu_terms(target, direction)
+        # Over the norms' sum first: a latent without betas has no nu either.
+        total = self.norms(direction).sum(0)
+        return (other.sum(0) / total) / (own.sum(0) / total)
 
+    def nu_terms(
+        self, target: str, direction: str = "chat"
+    ) -> tuple[Float[Tensor, "blocks latents"], Float[Tensor, "blocks latents"]]:
+        """(other model, the direction's own): nu is the ratio of their sums over the blocks.
 
-@dataclass
-class RefittedDecoders:
-    """What each decoder row would be if refitted by least squares with the others fixed.
-
-    d*_j[m] = d_j[m] + sum_i f_ij eps_i[m] / sum_i f_ij^2. Under the squared loss without a norm
-    penalty a converged crosscoder has d* = d. Under L1 (Complete Shrinkage) or early in training
-    it has not: the norms of d* say what Delta is on its way to, in any direction.
-    """
-
-    totals: Float[Tensor, "latents d_in"]
-    C: Float[Tensor, " latents"]
-    noise: Float[Tensor, "models latents"]
-
-    @classmethod
-    def zeros(cls, crosscoder: Crosscoder) -> RefittedDecoders:
-        F, device = crosscoder.cfg.d_sae, crosscoder.W_dec.device
-        return cls(
-            torch.zeros(F, crosscoder.cfg.d_in, device=device),
-            torch.zeros(F, dtype=torch.float64, device=device),
-            torch.zeros(crosscoder.n_models, F, dtype=torch.float64, device=device),
-        )
-
-    @torch.no_grad()
-    def update(self, crosscoder: Crosscoder, code: SparseCode, error: Tensor) -> None:
-        """Add a batch; `error` = x - reconstruction, [tokens, d_in]."""
-        self.totals += code.transposed_matmul(error)
-        f_squared = code.values.double() ** 2
-        self.C += code.sum_per_latent(f_squared)
-        for m, part in enumerate(crosscoder.split(error)):
-            squared = part.double().pow(2).sum(-1)
-            self.noise[m] += code.sum_per_latent(f_squared * squared[code.rows])
-
-    def norms(self, crosscoder: Crosscoder) -> Float[Tensor, "models latents"]:
-        """||d*_j[m]||, with the sampling noise's expected square taken off (else rare latents
-        would all look present in both models); NaN for latents that never fired."""
-        refitted = crosscoder.W_dec.double() + self.totals.double() / self.C[:, None]
-        squares = torch.stack([part.pow(2).sum(-1) for part in crosscoder.split(refitted)])
-        return (squares - self.noise / self.C**2).clamp(min=0).sqrt()
+        A made-up direction is read as a chat direction.
+        """
+        products = self.products(target, direction)
+        own = self.crosscoder.index_of("chat" if direction in self._nulls else direction)
+        return products[1 - own], products[own]

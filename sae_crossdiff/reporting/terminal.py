@@ -32,8 +32,13 @@ def quality_table(quality: Mapping[str, Any], title: str) -> Table:
 
 
 def count_table(latents: pd.DataFrame) -> Table:
-    """How many latents are in each norm bucket and have each verdict."""
-    table = Table(title=f"{len(latents):,} latents", title_justify="left")
+    """How many latents are in each norm bucket and have each verdict, and what chance passes."""
+    table = Table(title=f"{len(latents):,} latents", title_justify="left", caption_justify="left")
+    table.caption = "\n".join(
+        f"{kind} made-up latents that would pass: {counts['by_interval']:,} of "
+        f"{counts['tested']:,} (by their nus alone, without intervals: {counts['by_point']:,})"
+        for kind, counts in latents.attrs.get("nulls", {}).items()
+    )
     table.add_column("by decoder norm")
     table.add_column("", justify="right")
     table.add_column("verdict")
@@ -53,7 +58,7 @@ def latent_rows(
 ) -> Table:
     """One row per latent with its numbers and its strongest contexts, peaks marked."""
     table = Table(title=title, title_justify="left", show_lines=True)
-    for name in ("latent", "Δ", "ν error", "ν recon", "tokens", "markup", "verdict"):
+    for name in ("latent", "Δ", "ν error", "ν recon", "q", "tokens", "markup", "verdict"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("strongest contexts (peak token marked)", ratio=1)
     for latent, row in zip(latents.index, latents.to_dict("records"), strict=True):
@@ -62,8 +67,9 @@ def latent_rows(
         table.add_row(
             str(latent),
             f"{row['delta']:.2f}",
-            f"{row['nu_error']:.2f}",
-            f"{row['nu_reconstruction']:.2f}",
+            _with_interval(row, "nu_error"),
+            _with_interval(row, "nu_reconstruction"),
+            f"{row['q_specific']:.3f}",
             f"{row['active_tokens']:,}",
             "–" if share != share else f"{share:.0%}",  # NaN: the tokens carry no masks
             str(row["verdict"]),
@@ -75,7 +81,7 @@ def latent_rows(
 def behaviour_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """For each labelled behaviour the best latent and its AUROC on held-out tokens."""
     table = Table(title="Labelled behaviours and the latent that marks each", title_justify="left")
-    for name in ("behaviour", "latent", "rank", "verdict", "ν error", "ν recon", "AUROC"):
+    for name in ("behaviour", "latent", "rank", "verdict", "ν error", "ν recon", "q", "AUROC"):
         table.add_column(name)
     for row in rows:
         table.add_row(
@@ -83,11 +89,17 @@ def behaviour_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             str(row["latent"]),
             str(row["rank"]),
             str(row["verdict"]),
-            f"{row['nu_error']:.2f}",
-            f"{row['nu_reconstruction']:.2f}",
+            _with_interval(row, "nu_error"),
+            _with_interval(row, "nu_reconstruction"),
+            f"{row['q_specific']:.3f}",
             f"{row['auroc']:.3f}",
         )
     return table
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.2f}\n{low:.2f} to {high:.2f}"
 
 
 def _marked(context: Context) -> Text:

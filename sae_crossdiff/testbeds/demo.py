@@ -64,6 +64,15 @@ SETTINGS = {
 }
 BATCH_SIZE = 2048
 TOP_LATENTS = 30
+REPORTED = (
+    "nu_error",
+    "nu_error_low",
+    "nu_error_high",
+    "nu_reconstruction",
+    "nu_reconstruction_low",
+    "nu_reconstruction_high",
+    "q_specific",
+)
 
 
 def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None = None) -> Path:
@@ -145,7 +154,9 @@ def report_findings(
     console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
-    findings = {"quality": quality, "behaviours": behaviours}
+    counts = table["verdict"].value_counts().to_dict()
+    nulls = table.attrs["nulls"]
+    findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
     (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
     _print_next_steps(result.output_path, console)
     return path
@@ -167,14 +178,14 @@ def behaviour_latents(
     rows = []
     for behaviour in BEHAVIOURS:
         latent = int(str(chosen[behaviour].idxmax()))
+        numbers = table.loc[latent, list(REPORTED)].astype(float).to_dict()
         rows.append(
             {
                 "behaviour": behaviour,
                 "latent": latent,
                 "rank": list(ranked.index).index(latent) + 1,
                 "verdict": str(table.loc[latent, "verdict"]),
-                "nu_error": float(table["nu_error"].to_dict()[latent]),
-                "nu_reconstruction": float(table["nu_reconstruction"].to_dict()[latent]),
+                **numbers,
                 "auroc": float(scored[behaviour].to_dict()[latent]),
             }
         )

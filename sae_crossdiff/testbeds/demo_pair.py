@@ -90,16 +90,16 @@ def copy_base(source: str | Path, folder: Path) -> None:
     check_gemma_ids(folder)
 
 
-def build_chat(base: Path, progress: Progress | None = None) -> Path:
+def build_chat(base: Path, progress: Progress | None = None, adapter: Path = ADAPTER) -> Path:
     """The chat model's folder beside `base`, named after base and adapter, built if missing."""
-    key = sha256(ADAPTER.read_bytes()).hexdigest()[:8]
+    key = sha256(adapter.read_bytes()).hexdigest()[:8]
     target = base.with_name(f"{base.name.replace('-base-', '-chat-')}-{key}")
     if target.exists():
         return target
     say(progress, "merging the chat adapter")
     with built_whole(target) as folder:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-        merge_adapter(model, ADAPTER)
+        merge_adapter(model, adapter)
         model.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(base)
         tokenizer.chat_template = CHAT_TEMPLATE

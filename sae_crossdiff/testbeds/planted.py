@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,22 @@ from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, zipfian_f
 from torch import Tensor
 
 from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.testbeds.planted_relations import Relations
 
-KINDS = ("shared", "rotated", "weaker", "base-only", "chat-only")
+KINDS = (
+    "shared",
+    "rotated",
+    "weaker",
+    "base-only",
+    "chat-only",
+    "child",
+    "co-firing",
+    "composed",
+    "part",
+    "less-often",
+)
+CHAT_SPECIFIC = ("chat-only", "child", "co-firing")
+"""What a flag should find: features of which the base model has nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,10 @@ class PlantedConfig:
         d_model: width of each model.
         n_per_kind: how many features of each kind: "shared" (same direction in both), "rotated"
             (at `rotation` degrees in the chat model), "weaker" (`weakness` times as strong in
-            the base), "base-only", "chat-only".
+            the base, plus or minus up to `weakness_spread`), "base-only", "chat-only", and those
+            of `planted_relations`: "child" and "co-firing" (chat-only ones tied to a shared
+            feature), "composed" (the base writes it with two "part" features), "less-often"
+            (rarer in the base).
         max_probability, min_probability: ends of the Zipf law of firing.
         noise: standard deviation per coordinate.
         mean_norm: norm of a mean vector added to every token (Gemma's is 4 times the spread).
@@ -45,6 +62,7 @@ class PlantedConfig:
     )
     rotation: float = 60.0
     weakness: float = 0.4
+    weakness_spread: float = 0.0
     max_probability: float = 0.05
     min_probability: float = 0.005
     noise: float = 0.05
@@ -73,6 +91,7 @@ class PlantedPair:
         directions = torch.nn.functional.normalize(
             torch.randn(n, config.d_model, generator=generator), dim=-1
         )
+        self.relations = Relations(self.kinds)
         self.base, self.chat = self._dictionaries(directions, generator)
         self.means = config.mean_norm * torch.nn.functional.normalize(
             torch.randn(2, config.d_model, generator=generator), dim=-1
@@ -83,6 +102,7 @@ class PlantedPair:
         probabilities = zipfian_firing_probabilities(
             n, max_prob=config.max_probability, min_prob=config.min_probability
         )[torch.randperm(n, generator=generator)]
+        self.probabilities = probabilities
         self.generator = ActivationGenerator(
             n, probabilities, mean_firing_magnitudes=1.0, std_firing_magnitudes=0.3
         )
@@ -101,25 +121,41 @@ class PlantedPair:
         is_kind = {kind: torch.from_numpy(self.kinds == kind) for kind in KINDS}
         turned = directions * angle.cos() + orthogonal * angle.sin()
         chat[is_kind["rotated"]] = turned[is_kind["rotated"]]
-        base[is_kind["weaker"]] *= self.config.weakness
+        base[is_kind["weaker"]] *= self._weakness(int(is_kind["weaker"].sum()))
         base[is_kind["chat-only"]] = 0.0
         chat[is_kind["base-only"]] = 0.0
+        self.relations.arrange(base, chat)
         return base, chat
 
-    @torch.no_grad()
+    def _weakness(self, n: int) -> Float[Tensor, "weaker 1"]:
+        spread = self.config.weakness_spread
+        return self.config.weakness + torch.linspace(-spread, spread, n)[:, None]
+
     def sample(self, n_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-        """(activations [n_tokens, 2 * d_model], true code [n_tokens, features])."""
+        """(activations [n_tokens, 2 * d_model], the chat model's code [n_tokens, features])."""
+        acts, codes = self.sample_codes(n_tokens, seed)
+        return acts, codes[1]
+
+    @torch.no_grad()
+    def sample_codes(self, n_tokens: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+        """Activations, and the true codes of both models (they differ where a feature is rarer)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            code = self.generator.sample(n_tokens)
-            parts = [
-                reader(code) + mean + self.config.noise * torch.randn(n_tokens, len(mean))
-                for reader, mean in zip(self._readers, self.means, strict=True)
-            ]
-            sinks = torch.rand(n_tokens) < self.config.sink_probability
-            for part, sink in zip(parts, self._sink, strict=True):
-                part[sinks] = sink
-        return torch.cat(parts, dim=-1), code
+            code = self.relations.relate(self.generator.sample(n_tokens))
+            codes = [self.relations.in_base(code), code]
+            return self.activations(codes), codes
+
+    def activations(self, codes: Sequence[Tensor]) -> Float[Tensor, "tokens d_in"]:
+        """What the base and the chat model make of their codes: dictionary, mean, noise, sinks
+        (torch's global generator)."""
+        parts = [
+            reader(code) + mean + self.config.noise * torch.randn(len(code), len(mean))
+            for reader, code, mean in zip(self._readers, codes, self.means, strict=True)
+        ]
+        sinks = torch.rand(len(codes[0])) < self.config.sink_probability
+        for part, sink in zip(parts, self._sink, strict=True):
+            part[sinks] = sink
+        return torch.cat(parts, dim=-1)
 
     def batches(self, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
         """Endless fresh batches [batch_size, 2 * d_model]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError
 from sae_crossdiff.diffing import TARGETS, LatentScaling
-from sae_crossdiff.diffing.latent_scaling import RefittedDecoders
+from sae_crossdiff.diffing.refit import RefittedDecoders
 
 
 def random_crosscoder(d: int, n_latents: int, seed: int = 0) -> Crosscoder:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,22 @@ def test_statistics_equal_dense_computation_and_do_not_depend_on_batching() -> N
 
 
 def test_columns_are_all_documented() -> None:
-    table = latent_table(crosscoder_of(), [batch_of(40)])
-    documented = set()
-    for name in COLUMNS:
-        targets = TARGETS if "{target}" in name else ("",)
-        documented |= {name.format(target=t, model=m) for t in targets for m in ("base", "chat")}
+    table = latent_table(crosscoder_of(), [batch_of(40)], beta_intervals=True)
+    choices = {
+        "target": TARGETS, "model": ("base", "chat"), "end": ("low", "high"), "side": ("", "base_"),
+        "tested": ("error", "reconstruction"),
+    }  # fmt: skip
+    documented = {
+        name.format(**dict(zip(choices, values, strict=True)))
+        for name in COLUMNS
+        for values in itertools.product(*choices.values())
+    }
     assert set(table.columns) == documented
+    bare = set(latent_table(crosscoder_of(), [batch_of(40)]).columns)
+    extra = {
+        name for name in documented if name.startswith("beta_") and name.endswith(("low", "high"))
+    }
+    assert bare == documented - extra
 
 
 def test_chosen_columns_equal_the_whole_code() -> None:
@@ -140,12 +151,17 @@ def test_twins_are_found_both_ways() -> None:
     assert np.isnan(twins.cosine[2])
 
 
-def row(**values: Any) -> dict[str, Any]:
+def row(width: float = 0.01, **values: Any) -> dict[str, Any]:
+    """A latent's numbers, with intervals of the half-width `width` around its nus and Delta."""
     ordinary = {
         "delta": 0.5, "refitted_delta": 0.5, "nu_error": 1.0, "nu_reconstruction": 1.0,
         "base_nu_error": 1.0, "base_nu_reconstruction": 1.0, "active_tokens": 1000,
     }  # fmt: skip
-    return {**ordinary, **values}
+    numbers = {**ordinary, **values}
+    with_interval = [n for n in ordinary if n not in ("delta", "active_tokens")]
+    lows = {f"{name}_low": numbers[name] - width for name in with_interval}
+    highs = {f"{name}_high": numbers[name] + width for name in with_interval}
+    return {**lows, **highs, **numbers}
 
 
 SPECIFIC = {"nu_error": 0.1, "nu_reconstruction": 0.1, "refitted_delta": 0.95}
@@ -171,10 +187,25 @@ SPECIFIC = {"nu_error": 0.1, "nu_reconstruction": 0.1, "refitted_delta": 0.95}
         ({"delta": 0.05, "refitted_delta": 0.3}, "base-only"),
         ({**SPECIFIC, "nu_error": -1.0}, "shared"),  # the base decoder points the other way
         ({"nu_error": 0.1, "nu_reconstruction": 0.9, "refitted_delta": 0.9}, "undecided"),
+        ({**SPECIFIC, "width": 0.09}, "chat-specific"),
+        ({**SPECIFIC, "width": 0.11}, "undecided"),  # nu_error's interval straddles 0.2
+        ({**SPECIFIC, "nu_reconstruction_high": 0.51}, "undecided"),
+        ({**SPECIFIC, "nu_error_low": -0.21}, "undecided"),
+        ({**SPECIFIC, "refitted_delta_low": 0.59}, "undecided"),
+        ({**SPECIFIC, "nu_error_low": -np.inf, "nu_error_high": np.inf}, "undecided"),
+        ({**SPECIFIC, "nu_error_low": np.nan, "nu_error_high": np.nan}, "undecided"),
+        ({**SPECIFIC, "delta": 0.99, "nu_error": 0.3, "width": 0.11}, "undecided"),
+        ({"width": 0.85}, "undecided"),
     ],
 )
 def test_verdicts(values: dict[str, Any], verdict: str) -> None:
     assert verdicts(pd.DataFrame([row(**values)]), VerdictThresholds()).tolist() == [verdict]
+
+
+def test_a_table_without_intervals_is_refused() -> None:
+    bare = pd.DataFrame([row()]).drop(columns="nu_error_low")
+    with pytest.raises(CrossdiffError, match="no column nu_error_low.*crossdiff table"):
+        verdicts(bare, VerdictThresholds())
 
 
 def test_most_chat_specific_is_sorted_by_margin() -> None:

@@ -1,0 +1,87 @@
+"""How often the intervals hold the truth, measured on planted documents."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_crossdiff.activations import in_order
+from sae_crossdiff.diffing import DocumentBlocks, LatentScaling, ratio_interval
+from sae_crossdiff.diffing.blocks import N_BLOCKS
+from sae_crossdiff.diffing.refit import RefittedDecoders
+from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
+from sae_crossdiff.testbeds.planted_documents import planted_crosscoder, sample_documents
+
+COUNTS = (5, 15, 30, 60, 120, 300, 800, 100_000)
+"""Edges of the bins of active tokens."""
+QUANTITIES = ("nu_error", "nu_reconstruction", "refitted_ratio")
+# Rates from one token in ten to one in two thousand: most features are rare.
+PAIR = PlantedConfig(max_probability=0.1, min_probability=0.0005)
+
+
+class _Run(NamedTuple):
+    active: Tensor
+    terms: dict[str, tuple[Tensor, Tensor]]
+
+
+def measure_coverage(n_runs: int = 60, n_documents: int = 400, seed: int = 1000) -> pd.DataFrame:
+    """Coverage of 95 % intervals by number of active tokens: the share that holds the truth.
+
+    `n_runs` data sets of documents of about 64 tokens go through one fixed crosscoder, the planted
+    dictionary. The truth of a latent is its value on all of them together, `n_runs` times as much
+    data as an interval was made from. Per quantity: "coverage", "bounded" (the share of finite
+    intervals) and "width" (the median of those); "cells" counts latents times runs. Base-only
+    features are left out: they have no chat direction. `refitted_ratio` is the squared ratio of
+    the refitted decoders, which `refitted_delta` is made of.
+    """
+    planted = PlantedPair(PAIR)
+    runs = [_one_run(planted, n_documents, seed + i) for i in range(n_runs)]
+    tested = torch.from_numpy(planted.kinds != "base-only")
+    active = torch.stack([run.active for run in runs])[:, tested].numpy()
+    columns: dict[tuple[str, str], list[float]] = {}
+    bins = [(active >= low) & (active < high) for low, high in pairwise(COUNTS)]
+    for quantity in QUANTITIES:
+        terms = [run.terms[quantity] for run in runs]
+        truth = sum(a.sum(0) for a, _ in terms) / sum(b.sum(0) for _, b in terms)
+        low, high = (
+            np.stack(ends)[:, tested.numpy()]
+            for ends in zip(*(ratio_interval(a, b) for a, b in terms), strict=True)
+        )
+        inside = (low <= truth[tested].numpy()) & (truth[tested].numpy() <= high)
+        finite, width = np.isfinite(high - low), high - low
+        columns[quantity, "coverage"] = [float(inside[b].mean()) for b in bins]
+        columns[quantity, "bounded"] = [float(finite[b].mean()) for b in bins]
+        columns[quantity, "width"] = [
+            float(np.median(width[b & finite])) if (b & finite).any() else float("nan")
+            for b in bins
+        ]
+    index = [f"{low} to {high - 1}" for low, high in pairwise(COUNTS)]
+    index[-1] = f"from {COUNTS[-2]}"
+    table = pd.DataFrame(columns, index=pd.Index(index, name="active tokens"))
+    table.insert(0, ("", "cells"), [int(b.sum()) for b in bins])
+    return table
+
+
+def _one_run(planted: PlantedPair, n_documents: int, seed: int) -> _Run:
+    crosscoder = planted_crosscoder(planted)
+    scaling, blocks = LatentScaling(crosscoder, n_blocks=N_BLOCKS), DocumentBlocks()
+    refitted = RefittedDecoders.zeros(crosscoder)
+    active = torch.zeros(len(planted.kinds))
+    for piece in in_order(sample_documents(planted, n_documents, seed)[0], 4096):
+        code = crosscoder.encode_sparse(piece.acts)
+        reconstruction = crosscoder.decode_sparse(code)
+        scaling.update(piece.acts, code, reconstruction, blocks.assign(piece))
+        refitted.update(crosscoder, code, piece.acts - reconstruction)
+        active += torch.bincount(code.latents, minlength=len(active))
+    base, chat = refitted.square_terms(crosscoder, scaling)
+    terms = {
+        "nu_error": scaling.nu_terms("error"),
+        "nu_reconstruction": scaling.nu_terms("reconstruction"),
+        "refitted_ratio": (base.detach(), chat.detach()),
+    }
+    return _Run(active, terms)

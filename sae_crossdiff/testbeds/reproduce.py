@@ -1,0 +1,238 @@
+"""The paper's central claims (arXiv:2504.02922) where the truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from sae_crossdiff.crosscoders import BatchTopKCrosscoderConfig, L1CrosscoderConfig
+from sae_crossdiff.diffing import save_table
+from sae_crossdiff.reporting.figures import delta_against_nu
+from sae_crossdiff.testbeds.coverage import measure_coverage
+from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
+from sae_crossdiff.testbeds.planted_training import PlantedRun, audit_planted, train_planted
+from sae_crossdiff.testbeds.scores import flag_scores
+from sae_crossdiff.testbeds.shrinkage import shrinkage_claim
+
+FAILURES = {
+    "shared": 120,
+    "weaker": 40,
+    "rotated": 10,
+    "less-often": 10,
+    "composed": 8,
+    "part": 16,
+    "child": 8,
+    "co-firing": 8,
+    "chat-only": 20,
+    "base-only": 20,
+}
+
+
+CLAIM_HEADINGS = {
+    "l0": "L0",
+    "chat_only_by_delta": "Δ > .9",
+    "of_these_in_base": "in base",
+    "of_these_rejected_by_verdict": "caught",
+    "chat_specific": "verdict",
+    "spearman_delta_nu_error": "ρ(Δ, ν_e)",
+    "spearman_delta_nu_reconstruction": "ρ(Δ, ν_r)",
+    "made_up_by_point": "null, point",
+    "made_up_by_interval": "null, interval",
+}
+
+
+class Setting(NamedTuple):
+    """A planted pair and the width of the crosscoders trained on it."""
+
+    pair: PlantedConfig
+    d_sae: int
+
+
+def settings(seed: int) -> dict[str, Setting]:
+    """The pairs: standard, hostile (mean and sinks), failures, rare, and two with nothing new."""
+    return {
+        "standard": Setting(PlantedConfig(seed=seed), 256),
+        "hostile": Setting(PlantedConfig(mean_norm=10.0, sink_probability=0.005, seed=seed), 256),
+        "failures": Setting(
+            PlantedConfig(n_per_kind=FAILURES, weakness_spread=0.15, seed=seed), 320
+        ),
+        "rare": Setting(PlantedConfig(min_probability=0.001, seed=seed), 256),
+        "nothing new": Setting(PlantedConfig(n_per_kind={"shared": 220}, seed=seed), 256),
+        "nothing new, noisy": Setting(
+            PlantedConfig(n_per_kind={"shared": 220}, noise=0.2, seed=seed), 256
+        ),
+    }
+
+
+class ReproduceConfig(NamedTuple):
+    """What to run: `seeds` draw the dictionaries, the text and the crosscoders' start."""
+
+    seeds: tuple[int, ...] = (0, 1)
+    steps: int = 1500
+    mu: float = 0.8
+    k: float = 4
+    pairs: tuple[str, ...] = tuple(settings(0))
+    coverage_runs: int = 60
+
+
+def run_reproduce(output: Path, console: Console, config: ReproduceConfig | None = None) -> Path:
+    """Train, audit, score; print; write reproduce.json, tables and figures. Returns the JSON."""
+    config = config or ReproduceConfig()
+    output.mkdir(parents=True, exist_ok=True)
+    scores, claims = [], []
+    for seed in config.seeds:
+        for name in config.pairs:
+            with console.status(f"pair '{name}', seed {seed}"):
+                found, claim = _one_pair(name, seed, config, output)
+            scores.append(found.assign(pair=name, seed=seed))
+            claims.append({"pair": name, "seed": seed, **claim})
+    content: dict[str, Any] = {"config": config._asdict(), "claims": claims}
+    content["scores"] = pd.concat(scores).to_dict("records")
+    console.print(score_table(pd.DataFrame(content["scores"])))
+    console.print(claim_table(claims))
+    if config.coverage_runs:
+        with console.status("coverage of the intervals"):
+            coverage = measure_coverage(config.coverage_runs)
+        console.print(coverage_table(coverage))
+        flat = coverage.copy()
+        flat.columns = [" ".join(pair).strip() for pair in coverage.columns]
+        content["coverage"] = flat.reset_index().to_dict("records")
+    path = output / "reproduce.json"
+    path.write_text(json.dumps(content, indent=1, default=float), "utf-8")
+    console.print(f"Tables, figures and {path.name} in {output}", soft_wrap=True, markup=False)
+    return path
+
+
+def _one_pair(
+    name: str, seed: int, config: ReproduceConfig, output: Path
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    setting = settings(seed)[name]
+    planted = PlantedPair(setting.pair)
+    runs = {
+        architecture: audit_planted(planted, crosscoder)
+        for architecture, crosscoder in train_planted(
+            planted, crosscoder_configs(setting, config), config.steps, seed
+        ).items()
+    }
+    found = []
+    for architecture, run in runs.items():
+        scores = flag_scores(planted, run).reset_index()
+        found.append(scores.assign(architecture=architecture))
+        folder = output / f"{name}-{seed}".replace(",", "").replace(" ", "-")
+        labelled = run.table.assign(
+            planted_kind=planted.kinds[run.feature],
+            planted_correlation=run.correlation,
+            planted_base_share=run.base_share,
+        )
+        save_table(labelled, folder / f"{architecture}.parquet")
+    tables = {architecture: run.table for architecture, run in runs.items()}
+    for target, threshold in (("error", 0.2), ("reconstruction", 0.5)):
+        figure = delta_against_nu(tables, target, threshold)
+        figure.write_html(folder / f"delta_against_nu_{target}.html", include_plotlyjs=True)
+    return pd.concat(found), claims_of(planted, runs, config.mu)
+
+
+def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, Any]:
+    """L1 and BatchTopK with about the same number of active latents per token."""
+    d_in, d_sae = 2 * setting.pair.d_model, setting.d_sae
+    return {
+        "L1": L1CrosscoderConfig(
+            d_in=d_in, d_sae=d_sae, l1_coefficient=config.mu, l1_warm_up_steps=config.steps // 10
+        ),
+        "BatchTopK": BatchTopKCrosscoderConfig(
+            d_in=d_in,
+            d_sae=d_sae,
+            k=config.k,
+            topk_threshold_start_step=2 * config.steps // 3,
+            topk_threshold_lr=0.01,
+        ),
+    }
+
+
+def claims_of(planted: PlantedPair, runs: dict[str, PlantedRun], mu: float) -> dict[str, Any]:
+    """One number or group of numbers per claim of the paper."""
+    claims: dict[str, Any] = {}
+    for name, run in runs.items():
+        table, quality = run.table, run.table.attrs["quality"]
+        follows = ((table["active_tokens"] >= 30) & (run.correlation > 0.5)).to_numpy()
+        chat_only = follows & (table["delta"] > 0.9).to_numpy()
+        in_base = chat_only & ~(run.base_share < 0.2)
+        accepted = (table["verdict"] == "chat-specific").to_numpy(dtype=bool)
+        chat_side = follows & (table["delta"] >= 0.4).to_numpy()
+        claims[name] = {
+            "l0": quality["l0"],
+            "fve_chat": quality["fve"]["chat"],
+            "latents_scored": int(follows.sum()),
+            "chat_only_by_delta": int(chat_only.sum()),
+            "of_these_in_base": int(in_base.sum()),
+            "of_these_rejected_by_verdict": int((in_base & ~accepted).sum()),
+            "chat_specific": int((accepted & follows).sum()),
+            "made_up_by_point": table.attrs["nulls"]["permuted"]["by_point"],
+            "made_up_by_interval": table.attrs["nulls"]["permuted"]["by_interval"],
+            **{
+                f"spearman_delta_nu_{target}": _spearman(table[chat_side], target)
+                for target in ("error", "reconstruction")
+            },
+        }
+    tokens, _ = planted.sample(30_000, seed=55)
+    if planted.config.sink_probability == 0:  # the condition would be about the sinks
+        claims["shrinkage"] = shrinkage_claim(planted, runs["L1"], runs["BatchTopK"], mu, tokens)
+    return claims
+
+
+def _spearman(table: pd.DataFrame, target: str) -> float:
+    pair = table[["delta", f"nu_{target}"]].dropna()
+    return float(np.asarray(spearmanr(pair.iloc[:, 0], pair.iloc[:, 1]).statistic))
+
+
+def coverage_table(coverage: pd.DataFrame) -> Table:
+    """Coverage of the 95 % intervals, and in brackets the share of intervals that are finite."""
+    table = Table(title="Coverage of 95 % intervals (finite)", title_justify="left")
+    quantities = list(dict.fromkeys(name for name, _ in coverage.columns if name))
+    for name in ("active tokens", "cells", *quantities):
+        table.add_column(name)
+    for bin_name, row in zip(coverage.index, coverage.to_dict("records"), strict=True):
+        shown = [f"{row[q, 'coverage']:.3f} ({row[q, 'bounded']:.2f})" for q in quantities]
+        table.add_row(str(bin_name), str(row["", "cells"]), *shown)
+    return table
+
+
+def score_table(scores: pd.DataFrame) -> Table:
+    """Precision, recall and AUROC of each flag, mean over seeds."""
+    table = Table(title="Flags for chat-specific, against planted truth", title_justify="left")
+    for name in ("pair", "crosscoder", "flag", "flagged", "precision", "recall", "AUROC"):
+        table.add_column(name)
+    keys = ["pair", "architecture", "flag"]
+    means = scores.groupby(keys, sort=False)[["flagged", "precision", "recall", "auroc"]].mean()
+    for key, row in zip(means.index, means.to_dict("records"), strict=True):
+        numbers = (f"{row[n]:.2f}" for n in ("precision", "recall", "auroc"))
+        table.add_row(*key, f"{row['flagged']:.1f}", *numbers)  # type: ignore[misc]
+    return table
+
+
+def claim_table(claims: list[dict[str, Any]]) -> Table:
+    """The claims, one row per pair, seed and crosscoder."""
+    table = Table(
+        title="Latents that follow a planted feature, on 30 or more tokens", title_justify="left"
+    )
+    for name in ("pair", "seed", "crosscoder", *CLAIM_HEADINGS.values(), "shrinkage"):
+        table.add_column(name)
+    names = list(CLAIM_HEADINGS)
+    for claim in claims:
+        for name in ("L1", "BatchTopK"):
+            numbers = claim[name]
+            shown = [f"{v:.2f}" if isinstance(v := numbers[n], float) else str(v) for n in names]
+            shrinkage = claim.get("shrinkage") if name == "L1" else None
+            condition = "" if shrinkage is None else (
+                f"{shrinkage['condition_agreement']:.2f} / "
+                f"{shrinkage['auroc_from_batchtopk']:.2f}"
+            )  # fmt: skip
+            table.add_row(claim["pair"], str(claim["seed"]), name, *shown, condition)
+    return table
