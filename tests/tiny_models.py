@@ -34,12 +34,13 @@ _SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def tiny_config(family: str, width: int = 32) -> PretrainedConfig:
+def tiny_config(family: str, width: int = 32, sliding_window: int = 4096) -> PretrainedConfig:
     small = {**_SMALL, "hidden_size": width}
+    gemma = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": sliding_window}
     if family == "gemma2":
-        return Gemma2Config(**small, head_dim=8, query_pre_attn_scalar=8)
+        return Gemma2Config(**small, **gemma)
     if family == "gemma3":
-        return Gemma3TextConfig(**small, head_dim=8, query_pre_attn_scalar=8)
+        return Gemma3TextConfig(**small, **gemma)
     if family == "llama":
         return LlamaConfig(**small)
     if family == "qwen2":
@@ -63,11 +64,16 @@ def word_tokenizer(words: list[str] = WORDS, chat: bool = True) -> PreTrainedTok
 
 
 def save_tiny_model(
-    folder: Path, family: str = "gemma2", seed: int = 0, width: int = 32, chat: bool = True
+    folder: Path,
+    family: str = "gemma2",
+    seed: int = 0,
+    width: int = 32,
+    chat: bool = True,
+    sliding_window: int = 4096,
 ) -> Path:
     """A model of `family` with random weights, and a word-level tokenizer, in `folder`."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, width))
+    model = AutoModelForCausalLM.from_config(tiny_config(family, width, sliding_window))
     # Default initialisation is too small for the layers to matter.
     with torch.no_grad():
         for parameter in model.parameters():

@@ -38,6 +38,11 @@ def find_hook_point(model: Any, hook_name: str, model_name: str = "model") -> nn
     )
 
 
+def hook_point_name(model: Any, hook_name: str, model_name: str = "model") -> str:
+    """The canonical name of `hook_name`: hooks on an alias are dropped silently by some models."""
+    return str(find_hook_point(model, hook_name, model_name).name)
+
+
 @contextmanager
 def hooked_at(point: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Run `edit` on the tensor that passes `point`; only this hook is removed afterwards."""
@@ -75,6 +80,18 @@ def read_site(model: Any, point: nn.Module, tokens: Tensor, **kwargs: Any) -> Te
         f"the hook point {getattr(point, 'name', point)!r} exists but never fired in "
         f"{type(model).__name__}: use a residual-stream hook such as blocks.13.hook_resid_post"
     )
+
+
+@torch.no_grad()
+def read_activations(model: Any, hook_name: str, tokens: Tensor, **kwargs: Any) -> Tensor:
+    """Activations [batch, pos, d_model] of `tokens` at `hook_name`, on the model's own device.
+
+    Raises:
+        CrossdiffError: no such hook, or one that never fires.
+    """
+    device = next(model.parameters()).device
+    point = find_hook_point(model, hook_name)
+    return read_site(model, point, tokens.to(device), **kwargs)
 
 
 def read_width(model: Any, point: nn.Module) -> int:

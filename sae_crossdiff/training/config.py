@@ -154,7 +154,8 @@ class CrosscoderRunnerConfig:
     def __post_init__(self) -> None:
         if not self.crosscoders:
             raise CrossdiffError("crosscoders is empty: name at least one to train")
-        endless = [s.name for s in self.text.sources if s.is_on_a_hub]
+        # Rows that were in memory are gone from a saved config, but they were never endless.
+        endless = [s.name for s in self.text.sources if s.is_on_a_hub and s.data != IN_MEMORY]
         if self.activations.keep_in_memory and self.text.n_tokens is None and endless:
             raise CrossdiffError(
                 f"keep_in_memory would harvest all of {', '.join(endless)}: set text.n_tokens "
