@@ -24,10 +24,13 @@ from sae_crossdiff.diffing import (
 from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.reporting import (
+    ExampleCollector,
+    TokenTexts,
     behaviour_table,
     count_table,
     latent_rows,
     quality_table,
+    save_examples,
     top_contexts,
 )
 from sae_crossdiff.testbeds.demo_pair import demo_pair
@@ -145,12 +148,14 @@ def report_findings(
     total = len(data.training) + len(data.held_out)
     batches = chain(in_order(data.training), in_order(data.held_out))
     tracked = track_tokens(batches, total, "Auditing every latent", console)
-    table = latent_table(crosscoder, tracked, provenance=provenance)
+    collector = ExampleCollector(crosscoder.cfg.d_sae)
+    table = latent_table(crosscoder, tracked, provenance=provenance, observers=[collector])
     path = save_table(table, result.output_path / "latent_table.parquet")
+    save_examples(collector, table, result.output_path)
     console.print(quality_table(quality, "Crosscoder on held-out documents"))
     console.print(count_table(table))
     top = most_chat_specific(table, 12)
-    contexts = top_contexts(crosscoder, data.training, list(top.index), pair.tokenizer)
+    contexts = top_contexts(collector.examples(), top.index, TokenTexts(pair.tokenizer))
     console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
