@@ -33,6 +33,17 @@ from sae_crossdiff.diffing import (
 )
 from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.pair import HookedModelPair
+from sae_crossdiff.reporting import (
+    ExampleCollector,
+    ExampleConfig,
+    ReportConfig,
+    load_examples,
+    report_run,
+    report_sources,
+    save_examples,
+    to_neuronpedia,
+    write_report,
+)
 from sae_crossdiff.training import (
     ActivationsConfig,
     CrosscoderRunnerConfig,
@@ -59,11 +70,14 @@ __all__ = [
     "CrosscoderTrainer",
     "CrosscoderTrainingRunner",
     "CrossdiffError",
+    "ExampleCollector",
+    "ExampleConfig",
     "HookedModelPair",
     "L1Crosscoder",
     "L1CrosscoderConfig",
     "OutlierPolicy",
     "PairConfig",
+    "ReportConfig",
     "SparseCode",
     "TextConfig",
     "TextSource",
@@ -73,9 +87,15 @@ __all__ = [
     "harvest",
     "latent_table",
     "load_crosscoder",
+    "load_examples",
     "load_table",
     "most_chat_specific",
     "register_architectures",
+    "report_run",
+    "report_sources",
+    "save_examples",
     "save_table",
+    "to_neuronpedia",
     "token_sequences",
+    "write_report",
 ]

@@ -78,7 +78,7 @@ class ReportSources(NamedTuple):
 
 
 def report_run(
-    run: Path,
+    run: str | Path,
     output: Path | None = None,
     crosscoder: str = "",
     config: ReportConfig | None = None,
@@ -89,20 +89,33 @@ def report_run(
 
     Args:
         output: the file; `report.html` beside the latent table if None.
-        crosscoder: which of the run's crosscoders; may be left out if there is one only.
-        lens: load both models for the logit lens (else only the tokenizer).
-        pair: the run's pair, if it is loaded already.
+        crosscoder, lens, pair: see `report_sources`.
 
     Raises:
         CrossdiffError: no run there, no table or examples yet, or ones of another pair.
     """
+    sources = report_sources(run, crosscoder, lens, pair)
+    return write_report(sources, output or sources.examples / "report.html", config)
+
+
+def report_sources(
+    run: str | Path, crosscoder: str = "", lens: bool = True, pair: HookedModelPair | None = None
+) -> ReportSources:
+    """What a run folder holds for `write_report` and `to_neuronpedia`.
+
+    Args:
+        crosscoder: which of the run's crosscoders; may be left out if there is one only.
+        lens: load both models for the logit lens (else only the tokenizer).
+        pair: the run's pair, if it is loaded already.
+    """
+    run = Path(run)
     runner = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
     name = chosen_crosscoder(runner, crosscoder)
     path = table_path(run, runner, name)
     table = load_table(path)
     if lens and pair is None:
         pair = runner.load_pair()
-    sources = ReportSources(
+    return ReportSources(
         table,
         load_crosscoder(run / name, runner.pair.device),
         path.parent,
@@ -110,7 +123,6 @@ def report_run(
         pair if lens else None,
         causal_results(run / name / "kl.parquet"),
     )
-    return write_report(sources, output or path.parent / "report.html", config)
 
 
 def write_report(

@@ -33,6 +33,7 @@ from sae_crossdiff.reporting import (
     save_examples,
     top_contexts,
 )
+from sae_crossdiff.reporting.report import report_run
 from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
 from sae_crossdiff.testbeds.folders import PairFolders
@@ -163,7 +164,9 @@ def report_findings(
     nulls = table.attrs["nulls"]
     findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
     (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
-    _print_next_steps(result.output_path, console)
+    with console.status("writing the report"):
+        report = report_run(result.output_path, pair=pair)
+    _print_next_steps(result.output_path, report, console)
     return path
 
 
@@ -214,11 +217,13 @@ def _print_outliers(report: OutlierReport, tokenizer: Any, console: Console) -> 
     )
 
 
-def _print_next_steps(output: Path, console: Console) -> None:
+def _print_next_steps(output: Path, report: Path, console: Console) -> None:
     lines = [
         "",
+        f"Report: {report} (open it in a browser; it needs no network)",
         f"Files in {output}:",
         "  latent_table.parquet   every latent, audited",
+        "  activating_examples.parquet, activation_histograms.parquet   where each latent fires",
         "  findings.json          quality, and the latent of each behaviour",
         "  batchtopk/             the crosscoder (SAELens format; takes raw activations)",
         "  metrics.jsonl          the training run",

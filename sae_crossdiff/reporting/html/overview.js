@@ -33,12 +33,13 @@ function makeVerdicts({ verdicts, nulls, thresholds }) {
   const tested = Object.values(nulls)[0]?.tested;
   byId("null-note").textContent =
     `Chat-specific: |ν error| < ${thresholds.nu_error}, |ν reconstruction| < ${thresholds.nu_reconstruction} and ` +
-    `refitted Δ > ${thresholds.refitted_delta}, with the whole ${100 * thresholds.confidence} % interval. ` +
+    `refitted Δ > ${thresholds.refitted_delta}, with the whole ${100 * thresholds.confidence}\u00a0% interval. ` +
     (tested === undefined ? "" : `Made-up latents (${count(tested)} of each kind) fire as real ones do but point elsewhere.`);
 }
 
 function showVerdict(verdict) {
-  fillFilters({ ...NO_FILTER, verdict });
+  byId("filters").reset();
+  fillFilters({ verdict });
   showLatents();
 }
 

@@ -21,9 +21,12 @@ function rings() {
 function drawScatter() {
   const figure = data.figures[state.nu];
   const byTouch = matchMedia("(pointer: coarse)").matches;  // a drag must still scroll the page
-  const layout = { ...themed(figure.layout), dragmode: byTouch ? false : "select", height: 500 };
-  layout.selections = [];
-  return Plotly.react("scatter", [...figure.data, rings()], layout, PLOT_OPTIONS);
+  const layout = { ...themed(figure.layout), dragmode: byTouch ? false : "select", selections: [] };
+  const isNarrow = innerWidth < 640;  // the legend takes several lines
+  layout.height = isNarrow ? 540 : 500;
+  if (isNarrow) layout.margin = { ...layout.margin, b: 150 };
+  const options = { ...PLOT_OPTIONS, displayModeBar: !byTouch };
+  return Plotly.react("scatter", [...figure.data, rings()], layout, options);
 }
 
 function makeScatter() {

@@ -3,10 +3,11 @@ const NO_FILTER = {
   query: "", verdict: "", least: 0, detailed: false,
   deltaFrom: null, deltaTo: null, nuFrom: null, nuTo: null,
 };
+const BY_RELEVANCE = { key: "relevance", falling: false };
 const state = {
   filter: { ...NO_FILTER },
   nu: "nu_error",
-  sort: { key: "relevance", falling: false },
+  sort: { ...BY_RELEVANCE },
   rows: new Int32Array(0),
   listeners: [],
 };

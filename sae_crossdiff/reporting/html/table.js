@@ -26,24 +26,24 @@ function makeTable() {
     const properties = { role: "columnheader", class: column.kind ?? "", "data-key": column.key };
     head.append(el("div", properties, button));
   }
-  const space = el("div", { role: "presentation" });
-  const body = el("div", { class: "body", role: "rowgroup", tabindex: 0, "aria-label": "Latents, scrollable" }, space);
-  const inner = el("div", { class: "inner", role: "table", "aria-label": "Latents" }, head, body);
-  byId("table").append(inner);
+  const body = el("div", { class: "body", role: "rowgroup" });
+  const inner = el("div", { class: "inner", role: "table", "aria-label": "Latents" }, el("div", { role: "rowgroup", class: "sticky" }, head), body);
+  const view = byId("table");
+  view.append(inner);
   let waiting = false;
   const draw = () => {
     waiting = false;
-    drawRows(body, space);
+    drawRows(view, body);
   };
-  body.addEventListener("scroll", () => {
+  view.addEventListener("scroll", () => {
     if (!waiting) requestAnimationFrame(draw);
     waiting = true;
   });
-  body.addEventListener("keydown", (event) => moveFocus(event, body, draw));
+  view.addEventListener("keydown", (event) => moveFocus(event, view, draw));
   state.listeners.push(() => {
     inner.setAttribute("aria-rowcount", state.rows.length + 1);
-    space.style.height = `${state.rows.length * ROW}px`;
-    body.scrollTop = 0;
+    body.style.height = `${state.rows.length * ROW}px`;
+    view.scrollTop = 0;
     showSort(head);
     draw();
     byId("count").textContent = `${count(state.rows.length)} of ${count(data.n)} latents`;
@@ -67,14 +67,14 @@ function showSort(head) {
   }
 }
 
-function drawRows(body, space) {
-  const first = Math.max(0, Math.floor(body.scrollTop / ROW) - SPARE);
-  const last = Math.min(state.rows.length, Math.ceil((body.scrollTop + body.clientHeight) / ROW) + SPARE);
+function drawRows(view, body) {
+  const first = Math.max(0, Math.floor(view.scrollTop / ROW) - SPARE);
+  const last = Math.min(state.rows.length, Math.ceil((view.scrollTop + view.clientHeight) / ROW) + SPARE);
   const focused = document.activeElement?.closest?.(".row")?.dataset.at;
   const rows = [];
   for (let at = first; at < last; at++) rows.push(makeRow(at));
-  space.replaceChildren(...rows);
-  if (focused !== undefined) focusRow(body, Number(focused));
+  body.replaceChildren(...rows);
+  if (focused !== undefined) focusRow(view, Number(focused));
 }
 
 function makeRow(at) {
@@ -84,30 +84,31 @@ function makeRow(at) {
   return el("div", { class: "row", role: "row", "aria-rowindex": at + 2, "data-at": at, style: place }, ...cells);
 }
 
-function focusRow(body, at) {
-  body.querySelector(`.row[data-at="${at}"] a`)?.focus({ preventScroll: true });
+function focusRow(view, at) {
+  view.querySelector(`.row[data-at="${at}"] a`)?.focus({ preventScroll: true });
 }
 
 // Arrow keys go from row to row, also to rows that do not exist yet.
-function moveFocus(event, body, draw) {
+function moveFocus(event, view, draw) {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   const row = document.activeElement?.closest?.(".row");
   if (!step || !row) return;
   event.preventDefault();
   const at = Math.min(Math.max(Number(row.dataset.at) + step, 0), state.rows.length - 1);
-  const top = at * ROW;
-  if (top < body.scrollTop) body.scrollTop = top;
-  if (top + ROW > body.scrollTop + body.clientHeight) body.scrollTop = top + ROW - body.clientHeight;
+  const room = view.clientHeight - view.querySelector(".head").offsetHeight;
+  view.scrollTop = Math.min(Math.max(view.scrollTop, (at + 1) * ROW - room), at * ROW);
   draw();
-  focusRow(body, at);
+  focusRow(view, at);
 }
 
 function makeFilters() {
   const field = (label, input) => el("label", {}, label, input);
   const change = (name, parse) => (event) => setFilter({ [name]: parse(event.target) });
   const numeric = (target) => (target.value === "" ? null : Number(target.value));
-  const range = (name, label) =>
+  const bound = (name, label) =>
     el("input", { type: "number", step: "any", name, "aria-label": label, oninput: change(name, numeric) });
+  const range = (name, title) =>
+    el("span", { class: "range" }, el("label", {}, title, bound(`${name}From`, `${title} from`)), "to", bound(`${name}To`, `${title} to`));
   const verdicts = el(
     "select",
     { name: "verdict", onchange: change("verdict", (t) => t.value) },
@@ -118,13 +119,15 @@ function makeFilters() {
     field("number or token", el("input", { type: "search", name: "query", placeholder: "17 or Quill", oninput: change("query", (t) => t.value) })),
     field("verdict", verdicts),
     field("active tokens ≥", el("input", { type: "number", min: 0, name: "least", oninput: change("least", (t) => Number(t.value)) })),
-    field("Δ", range("deltaFrom", "Δ from")), range("deltaTo", "Δ to"),
-    field("ν as plotted", range("nuFrom", "ν from")), range("nuTo", "ν to"),
+    range("delta", "Δ"), range("nu", "ν as plotted"),
     field("with examples only", el("input", { type: "checkbox", name: "detailed", onchange: change("detailed", (t) => t.checked) })),
     el("button", { type: "reset" }, "Clear"),
   );
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("filters").addEventListener("reset", () => setFilter({ ...NO_FILTER }));
+  byId("filters").addEventListener("reset", () => {
+    state.sort = { ...BY_RELEVANCE };
+    setFilter({ ...NO_FILTER });
+  });
 }
 
 // A box in the scatter plot, or a verdict of the overview, fills in the fields.
