@@ -92,9 +92,7 @@ def _features(sources: ReportSources, latents: list[int]) -> list[dict[str, Any]
                 **{f"neuron_alignment_{n}": [] for n in ("indices", "values", "l1")},
                 **{f"correlated_{n}": [] for n in _CORRELATIONS},
                 **logits[i],
-                "frac_nonzero": float(
-                    row["active_tokens"] / sources.table.attrs["quality"]["tokens"]
-                ),
+                "frac_nonzero": float(row["active_tokens"] / n_tokens),
                 **_histogram(histograms.get(latent)),
                 "logits_hist_data_bar_heights": [],
                 "logits_hist_data_bar_values": [],
