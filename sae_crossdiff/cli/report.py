@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sae_crossdiff.cli.shared import console, one_line_errors
-from sae_crossdiff.reporting.report import ReportConfig, report_run
+from sae_crossdiff.reporting.report import report_run
+from sae_crossdiff.reporting.report_data import ReportConfig
 
 
 @one_line_errors

@@ -9,13 +9,8 @@ from sae_crossdiff.reporting.figures import (
     kl_by_condition,
 )
 from sae_crossdiff.reporting.neuronpedia import to_neuronpedia
-from sae_crossdiff.reporting.report import (
-    ReportConfig,
-    ReportSources,
-    report_run,
-    report_sources,
-    write_report,
-)
+from sae_crossdiff.reporting.report import report_run, report_sources, write_report
+from sae_crossdiff.reporting.report_data import ReportConfig, ReportSources
 from sae_crossdiff.reporting.terminal import (
     behaviour_table,
     count_table,

@@ -20,7 +20,7 @@ from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.reporting.contexts import TokenTexts
 from sae_crossdiff.reporting.example_files import HISTOGRAMS, load_examples
 from sae_crossdiff.reporting.lens import logit_lens
-from sae_crossdiff.reporting.report import ReportSources
+from sae_crossdiff.reporting.report_data import ReportSources
 
 N_LOGITS = 10
 _CORRELATIONS = [

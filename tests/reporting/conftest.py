@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sae_crossdiff.reporting.report import ReportConfig, ReportSources, write_report
+from sae_crossdiff.reporting.report import write_report
+from sae_crossdiff.reporting.report_data import ReportConfig, ReportSources
 from tests.reporting.browser import Browser, launched
 from tests.reporting.synthetic import synthetic_sources
 

@@ -14,7 +14,7 @@ from sae_crossdiff.diffing.norms import norm_buckets
 from sae_crossdiff.diffing.verdicts import VerdictThresholds, specificity, verdicts
 from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.reporting import ExampleCollector, save_examples
-from sae_crossdiff.reporting.report import ReportSources
+from sae_crossdiff.reporting.report_data import ReportSources
 
 HOSTILE = [
     "<script>window.broken = true</script>",

@@ -11,7 +11,7 @@ import pytest
 from sae_crossdiff.reporting import load_examples
 from sae_crossdiff.reporting.columns import by_relevance, fires_on
 from sae_crossdiff.reporting.example_files import HISTOGRAMS
-from sae_crossdiff.reporting.report import ReportSources
+from sae_crossdiff.reporting.report_data import ReportSources
 from tests.reporting.browser import Browser
 from tests.reporting.conftest import N
 from tests.reporting.synthetic import HOSTILE

@@ -10,7 +10,7 @@ from sae_crossdiff import CrossdiffError, HookedModelPair
 from sae_crossdiff.reporting import load_examples
 from sae_crossdiff.reporting.lens import logit_lens
 from sae_crossdiff.reporting.neuronpedia import to_neuronpedia
-from sae_crossdiff.reporting.report import ReportSources
+from sae_crossdiff.reporting.report_data import ReportSources
 from tests.reporting.synthetic import synthetic_sources
 
 FEATURE_FIELDS = {

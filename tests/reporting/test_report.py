@@ -23,13 +23,8 @@ from sae_crossdiff.reporting.figures import activation_histogram, bin_counts, de
 from sae_crossdiff.reporting.lens import decoder_lenses, logit_lens
 from sae_crossdiff.reporting.neighbours import nearest_latents
 from sae_crossdiff.reporting.packing import pack, rounded
-from sae_crossdiff.reporting.report import (
-    ReportConfig,
-    ReportSources,
-    detailed_latents,
-    report_run,
-    write_report,
-)
+from sae_crossdiff.reporting.report import report_run, write_report
+from sae_crossdiff.reporting.report_data import ReportConfig, ReportSources, detailed_latents
 from sae_crossdiff.testbeds.tiny_pair import tiny_pair
 from tests.interventions.conftest import random_crosscoder
 

@@ -1,5 +1,6 @@
 // The first page: what was compared, how well, and what came out.
 const CARDS_AT_ONCE = 24;
+const SAME_SHOWN = 6;
 const WEAKEST_SHOWN = 0.4;  // of the strongest: weaker ones say little about the latent
 
 function makeOverview() {
@@ -49,21 +50,49 @@ function showLatents() {
 }
 
 function makeCards(from) {
-  const all = [...data.columns.relevance].filter((j) => j in data.details);
-  byId("cards").append(...all.slice(from, from + CARDS_AT_ONCE).map(card));
-  byId("more-cards").hidden = byId("cards").children.length >= all.length;
+  spots ??= bySpot();
+  byId("cards").append(...spots.slice(from, from + CARDS_AT_ONCE).map(card));
+  byId("more-cards").hidden = byId("cards").children.length >= spots.length;
 }
 
-function card(latent) {
+// Latents by the token of their strongest example and the one before it: many latents say the same
+// thing about one spot of a phrase, and a reader wants to see the other phrases too.
+let spots;
+function bySpot() {
+  const groups = new Map();
+  for (const latent of data.columns.relevance) {
+    const strongest = strongExamples(latent)[0];
+    if (!strongest) continue;
+    const { tokens, peak } = strongest;
+    const key = `${tokens[peak - 1]} ${tokens[peak]}`;
+    groups.set(key, [...(groups.get(key) ?? []), latent]);
+  }
+  return [...groups.values()];
+}
+
+function strongExamples(latent) {
+  const all = data.details[latent]?.examples ?? [];
+  return all.filter((e) => e.bin < 0 || e.bin === 3).sort((a, b) => b.f - a.f);
+}
+
+function card([latent, ...others]) {
   const { columns } = data;
-  const strong = data.details[latent].examples.filter((e) => e.bin < 0 || e.bin === 3).sort((a, b) => b.f - a.f);
+  const strong = strongExamples(latent);
   const enough = strong.filter((e) => e.f > WEAKEST_SHOWN * strong[0].f);
   const lines = distinct(enough).slice(0, 3).map(({ example }) => context(example, strong[0].f, 8, 7));
   const numbers = `ν error ${fixed(columns.nu_error[latent])}, ν reconstruction ` +
     `${fixed(columns.nu_reconstruction[latent])}, Δ ${fixed(columns.delta[latent])}, ` +
     `${count(columns.active_tokens[latent])} tokens, ${percent(columns.chat_share[latent])} in chat`;
   const title = el("a", { href: `#/latent/${latent}` }, `Latent ${latent}`);
-  return el("article", { class: "card" }, el("h3", {}, title, verdictBadge(latent)), el("p", { class: "numbers" }, numbers), ...lines);
+  const made = el("article", { class: "card" }, el("h3", {}, title, verdictBadge(latent)), el("p", { class: "numbers" }, numbers), ...lines);
+  if (others.length) made.append(el("p", { class: "numbers" }, "On the same spot: ", ...sameSpot(others)));
+  return made;
+}
+
+function sameSpot(others) {
+  const links = others.slice(0, SAME_SHOWN).flatMap((j, i) => [i ? ", " : "", latentLink(j)]);
+  if (others.length > SAME_SHOWN) links.push(` and ${others.length - SAME_SHOWN} more`);
+  return links;
 }
 
 function makeCausal() {
