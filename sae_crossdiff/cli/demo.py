@@ -37,6 +37,7 @@ def demo(
 
     Loads both models, reads their residual streams on dialogues and plain English, trains a
     BatchTopK crosscoder, audits every latent with Latent Scaling, and prints what the tuning
-    introduced. Needs no account and no network; the Gemma pair needs the `demo` extra.
+    introduced. Writes an HTML report. Needs no account and no network; the Gemma pair needs the
+    `demo` extra.
     """
     run_demo(pair.value, output / pair.value, console, cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_crossdiff.activations import ActivationBatch
-from sae_crossdiff.crosscoders import Crosscoder
+from sae_crossdiff.crosscoders import Crosscoder, SparseCode
 from sae_crossdiff.diffing.blocks import N_BLOCKS, DocumentBlocks
 from sae_crossdiff.diffing.columns import p_columns, refit_columns, scaling_columns
 from sae_crossdiff.diffing.evaluation import Quality, encode_all
@@ -30,6 +30,8 @@ from sae_crossdiff.diffing.verdicts import VerdictThresholds, specificity, verdi
 from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.provenance import Provenance
 
+Observer = Callable[[ActivationBatch, SparseCode], None]
+
 
 @torch.no_grad()
 def latent_table(
@@ -39,6 +41,7 @@ def latent_table(
     provenance: Provenance | None = None,
     n_blocks: int = N_BLOCKS,
     beta_intervals: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> pd.DataFrame:
     """Audit every latent of a two-model crosscoder in one pass over raw activations.
 
@@ -51,6 +54,7 @@ def latent_table(
         n_blocks: blocks of documents for intervals and tests. Memory: 144 bytes per block and
             latent (F = 73,728 and 32 blocks: 0.34 GB).
         beta_intervals: also give every beta's interval (16 more columns).
+        observers: called with each batch and its code, for what else the same pass can gather.
 
     Returns:
         A DataFrame indexed by `latent`; its columns are documented in `COLUMNS`. `attrs` holds
@@ -80,6 +84,8 @@ def latent_table(
         refitted.update(units, code, x - reconstruction)
         firing.update(batch, code)
         quality.update(batch, x, reconstruction, code)
+        for observe in observers:
+            observe(batch, code)
     columns = {
         **_norm_columns(units),
         **scaling_columns(scaling, thresholds, beta_intervals),

@@ -18,7 +18,9 @@ from sae_crossdiff.activations import (
 from sae_crossdiff.crosscoders import load_crosscoder
 from sae_crossdiff.diffing import VerdictThresholds, latent_table, most_chat_specific, save_table
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.reporting.contexts import top_contexts
+from sae_crossdiff.reporting.contexts import TokenTexts, top_contexts
+from sae_crossdiff.reporting.example_files import save_examples
+from sae_crossdiff.reporting.examples import ExampleCollector
 from sae_crossdiff.reporting.terminal import count_table, latent_rows, quality_table
 from sae_crossdiff.training import CrosscoderRunnerConfig
 from sae_crossdiff.training.config import IN_MEMORY
@@ -34,7 +36,7 @@ def audit_run(
     dialogues: Sequence[str] = (),
     device: str = "",
 ) -> list[Path]:
-    """Harvest once, then a latent table for every crosscoder of the run; returns their paths.
+    """Harvest once, then a latent table and examples per crosscoder; returns the tables' paths.
 
     Without `text` and `dialogues` it reads the run's own text from its beginning, which the
     crosscoders were trained on.
@@ -61,16 +63,19 @@ def audit_run(
     paths = []
     for name, crosscoder in crosscoders.items():
         batches = track_tokens(in_order(tokens), len(tokens), f"Auditing {name}", console)
-        table = latent_table(crosscoder, batches, thresholds, provenance)
+        collector = ExampleCollector(crosscoder.cfg.d_sae)
+        table = latent_table(crosscoder, batches, thresholds, provenance, observers=[collector])
         paths.append(save_table(table, run / name / "latent_table.parquet"))
+        save_examples(collector, table, run / name)
         top = most_chat_specific(table)
-        contexts = top_contexts(crosscoder, tokens, list(top.index), pair.tokenizer)
+        contexts = top_contexts(collector.examples(), top.index, TokenTexts(pair.tokenizer))
         console.print(quality_table(table.attrs["quality"], f"{name} on {which}"))
         console.print(count_table(table))
         console.print(
             latent_rows(top, contexts, "The most chat-specific latents, by verdict score")
         )
         console.print("Table", paths[-1], soft_wrap=True, markup=False)
+    console.print(f"Next: crossdiff report {run}", soft_wrap=True, markup=False)
     return paths
 
 

@@ -1,16 +1,11 @@
-"""Where latents fire: their strongest tokens, in context."""
+"""Examples as text: tokens decoded one by one, contexts around a peak."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sae_crossdiff.activations import ActivationBatch
-from sae_crossdiff.crosscoders import Crosscoder
-from sae_crossdiff.diffing import latent_activations
+import pandas as pd
 
 
 class Context(NamedTuple):
@@ -22,58 +17,61 @@ class Context(NamedTuple):
     activation: float
 
 
+class TokenTexts(Mapping[int, str]):
+    """id -> the text that this token adds to a longer text, decoded once each.
+
+    Decoded behind another token, because some tokenizers strip the space of a text's first token.
+    Bytes that are no whole UTF-8 character come out as U+FFFD.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+        self._anchor = int(tokenizer.encode("a", add_special_tokens=False)[-1])
+        self._anchor_text = str(tokenizer.decode([self._anchor]))
+
+    def __getitem__(self, token: int) -> str:
+        if token not in self._texts:
+            pair = str(
+                self._tokenizer.decode([self._anchor, token], clean_up_tokenization_spaces=False)
+            )
+            starts = pair.startswith(self._anchor_text)
+            self._texts[token] = pair[len(self._anchor_text) :] if starts else pair
+        return self._texts[token]
+
+    def __iter__(self) -> Any:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
 def top_contexts(
-    crosscoder: Crosscoder,
-    tokens: ActivationBatch,
-    latents: Sequence[int],
-    tokenizer: Any,
+    examples: pd.DataFrame,
+    latents: Iterable[int],
+    texts: Mapping[int, str],
     n: int = 3,
     width: int = 8,
 ) -> dict[int, list[Context]]:
-    """The `n` strongest tokens of each latent, one per document, `width` tokens either side.
-
-    `tokens` must hold whole sequences in order, as `harvest` gives them.
-    """
-    acts = latent_activations(crosscoder, tokens, latents)
-    documents = tokens.documents.numpy()
-    return {
-        latent: [
-            _context(tokens, row, float(acts[row, column]), tokenizer, width)
-            for row in _peaks(acts[:, column], documents, n)
-        ]
-        for column, latent in enumerate(latents)
-    }
+    """The `n` strongest examples of each latent over both kinds of text, strongest first."""
+    chosen = examples[(examples["group"] == "top") & examples["latent"].isin(list(latents))]
+    chosen = chosen.sort_values("activation", ascending=False, kind="stable")
+    found: dict[int, list[Context]] = {}
+    for latent, rows in chosen.groupby("latent"):
+        records = rows.head(n).to_dict("records")
+        found[int(str(latent))] = [_context(record, texts, width) for record in records]
+    return found
 
 
-def _peaks(acts: NDArray[np.float32], documents: NDArray[np.int64], n: int) -> list[int]:
-    peaks, seen = [], set()
-    for row in np.argsort(-acts, kind="stable")[: 50 * n]:
-        if acts[row] <= 0 or len(peaks) == n:
-            break
-        if documents[row] not in seen:
-            seen.add(documents[row])
-            peaks.append(int(row))
-    return peaks
+def _context(example: Mapping[str, Any], texts: Mapping[int, str], width: int) -> Context:
+    ids, peak = example["tokens"], int(example["peak"])
 
-
-def _context(
-    tokens: ActivationBatch, row: int, activation: float, tokenizer: Any, width: int
-) -> Context:
-    def text(rows: range) -> str:
-        inside = [r for r in rows if 0 <= r < len(tokens)]
-        ids = [int(tokens.token_ids[r]) for r in inside if _same_sequence(tokens, row, r)]
-        return str(tokenizer.decode(ids))
+    def text(part: Sequence[int]) -> str:
+        return "".join(texts[int(i)] for i in part)
 
     return Context(
-        text(range(row - width, row)),
-        text(range(row, row + 1)),
-        text(range(row + 1, row + 1 + width)),
-        activation,
+        text(ids[max(0, peak - width) : peak]),
+        text(ids[peak : peak + 1]),
+        text(ids[peak + 1 : peak + 1 + width]),
+        float(example["activation"]),
     )
-
-
-def _same_sequence(tokens: ActivationBatch, row: int, other: int) -> bool:
-    """Same document, and no jump in position larger than tokens left out could explain."""
-    same = bool(tokens.documents[row] == tokens.documents[other])
-    step = int(tokens.positions[other] - tokens.positions[row])
-    return same and (step == 0 or (step > 0) == (other > row))

@@ -40,11 +40,8 @@ def load_run(run: Path, crosscoder: str = "", device: str = "", dtype: str = "")
     config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
     if dtype:
         config = dataclasses.replace(config, pair=dataclasses.replace(config.pair, dtype=dtype))
-    names = list(config.crosscoders)
-    name = crosscoder or (names[0] if len(names) == 1 else "")
-    if name not in names:
-        raise CrossdiffError(f"crosscoder {name!r}: this run has {', '.join(names)}; pass one")
-    table = load_table(_table_path(run, name, alone=len(names) == 1))
+    name = chosen_crosscoder(config, crosscoder)
+    table = load_table(table_path(run, config, name))
     loaded = load_crosscoder(run / name, device or config.pair.device)
     policy = config.activations.outliers
     exclusions = Exclusions.of_run(run, policy, loaded.cfg.model_names)
@@ -52,7 +49,17 @@ def load_run(run: Path, crosscoder: str = "", device: str = "", dtype: str = "")
     return LoadedRun(run / name, config, pair, loaded, table, exclusions)
 
 
-def _table_path(run: Path, name: str, alone: bool) -> Path:
+def chosen_crosscoder(config: CrosscoderRunnerConfig, name: str = "") -> str:
+    """The run's only crosscoder, or the one that was named."""
+    names = list(config.crosscoders)
+    name = name or (names[0] if len(names) == 1 else "")
+    if name not in names:
+        raise CrossdiffError(f"crosscoder {name!r}: this run has {', '.join(names)}; pass one")
+    return name
+
+
+def table_path(run: Path, config: CrosscoderRunnerConfig, name: str) -> Path:
     """Beside the crosscoder, or, as `crossdiff demo` leaves it, in the run folder."""
     beside, above = run / name / "latent_table.parquet", run / "latent_table.parquet"
+    alone = len(config.crosscoders) == 1
     return above if alone and not beside.exists() and above.exists() else beside

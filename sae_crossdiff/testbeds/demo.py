@@ -23,12 +23,16 @@ from sae_crossdiff.diffing import (
 from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.provenance import Provenance
 from sae_crossdiff.reporting import (
+    ExampleCollector,
+    TokenTexts,
     behaviour_table,
     count_table,
     latent_rows,
     quality_table,
+    save_examples,
     top_contexts,
 )
+from sae_crossdiff.reporting.report import report_run
 from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
 from sae_crossdiff.testbeds.folders import PairFolders
@@ -148,20 +152,29 @@ def report_findings(
     total = len(data.training) + len(data.held_out)
     batches = chain(in_order(data.training), in_order(data.held_out))
     tracked = track_tokens(batches, total, "Auditing every latent", console)
-    table = latent_table(crosscoder, tracked, provenance=provenance)
+    collector = ExampleCollector(crosscoder.cfg.d_sae)
+    table = latent_table(crosscoder, tracked, provenance=provenance, observers=[collector])
     path = save_table(table, result.output_path / "latent_table.parquet")
+    save_examples(collector, table, result.output_path)
     console.print(quality_table(quality, "Crosscoder on held-out documents"))
     console.print(count_table(table))
     top = most_chat_specific(table, 12)
-    contexts = top_contexts(crosscoder, data.training, list(top.index), pair.tokenizer)
+    contexts = top_contexts(collector.examples(), top.index, TokenTexts(pair.tokenizer))
     console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
     counts = table["verdict"].value_counts().to_dict()
     nulls = table.attrs["nulls"]
     findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
+<<<<<<< HEAD
     write_json(result.output_path / "findings.json", findings)
     _print_next_steps(result.output_path, console)
+=======
+    (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
+    with console.status("writing the report"):
+        report = report_run(result.output_path, pair=pair)
+    _print_next_steps(result.output_path, report, console)
+>>>>>>> report
     return path
 
 
@@ -217,11 +230,13 @@ def _print_outliers(report: OutlierReport, tokenizer: Any, console: Console) -> 
     )
 
 
-def _print_next_steps(output: Path, console: Console) -> None:
+def _print_next_steps(output: Path, report: Path, console: Console) -> None:
     lines = [
         "",
+        f"Report: {report} (open it in a browser; it needs no network)",
         f"Files in {output}:",
         "  latent_table.parquet   every latent, audited",
+        "  activating_examples.parquet, activation_histograms.parquet   where each latent fires",
         "  findings.json          quality, and the latent of each behaviour",
         "  batchtopk/             the crosscoder (SAELens format; takes raw activations)",
         "  metrics.jsonl          the training run",

@@ -27,6 +27,8 @@ def test_tiny_demo_runs_the_whole_path(tmp_path: Path) -> None:
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     for expected in ("left out", "FVE base", "chat-specific", "⟦", "latent_table.parquet", "Next"):
         assert expected in printed
+    assert f"Report: {tmp_path / 'report.html'}" in printed
+    assert (tmp_path / "report.html").stat().st_size > 5e6  # plotly alone is 4.6 MB
 
 
 @pytest.mark.gemma
