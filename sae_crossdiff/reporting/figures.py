@@ -80,15 +80,10 @@ def _traces(table: pd.DataFrame, target: str, colour_by: str) -> list[go.Scatter
     barred = table["specificity"].nlargest(MOST_BARS).index if len(table) > MOST_BARS else None
     names = BUCKETS if colour_by == "bucket" else VERDICTS[::-1]
     traces = []
-<<<<<<< HEAD
-    for bucket in BUCKETS:
-        part: Any = table[table["bucket"] == bucket]
-=======
     for name in names:
-        part = table[table[colour_by] == name]
+        part: Any = table[table[colour_by] == name]
         if part.empty:
             continue
->>>>>>> report
         nu = part[f"nu_{target}"]
         has_bar = np.ones(len(part), bool) if barred is None else part.index.isin(barred)
         bars = {
@@ -127,12 +122,8 @@ def _null_trace(table: pd.DataFrame, target: str, first: bool) -> go.Scattergl:
         name="made-up latents",
         legendgroup="made-up",
         showlegend=first,
-<<<<<<< HEAD
-        marker={"size": 4, "color": "#222222", "symbol": "x-thin-open", "opacity": 0.3},
-=======
         hoverinfo="skip",
         marker={"size": 4, "color": "#777777", "symbol": "x-thin-open", "opacity": 0.6},
->>>>>>> report
     )
 
 

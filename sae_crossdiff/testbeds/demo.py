@@ -166,15 +166,10 @@ def report_findings(
     counts = table["verdict"].value_counts().to_dict()
     nulls = table.attrs["nulls"]
     findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
-<<<<<<< HEAD
     write_json(result.output_path / "findings.json", findings)
-    _print_next_steps(result.output_path, console)
-=======
-    (result.output_path / "findings.json").write_text(json.dumps(findings, indent=2))
     with console.status("writing the report"):
         report = report_run(result.output_path, pair=pair)
     _print_next_steps(result.output_path, report, console)
->>>>>>> report
     return path
 
 
