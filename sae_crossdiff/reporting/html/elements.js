@@ -28,13 +28,13 @@ const tokenText = (index) => visible(data.tokens[index]);
 function fixed(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-  if (value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits) return value < 0 ? "−0" : "0";
+  if (value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits) return "0";
   if (Math.abs(value) >= 1000) return value.toExponential(1).replace("-", "−");
   return value.toFixed(digits).replace("-", "−");
 }
 
 const count = (value) => value.toLocaleString("en");
-const percent = (value) => (Number.isNaN(value) ? "–" : `${(100 * value).toFixed(0)} %`);
+const percent = (value) => (Number.isNaN(value) ? "–" : `${Math.round(100 * value) + 0} %`.replace("-", "−"));
 
 function interval(name, latent) {
   const low = data.columns[`${name}_low`][latent];
