@@ -69,12 +69,12 @@ def fires_on(samples: pd.DataFrame, histograms: pd.DataFrame, n_latents: int) ->
     (active tokens of that text / sampled ones) tokens of its own activation.
     """
     keys = ["latent", "text"]
-    active = histograms.groupby(keys, observed=True)["tokens"].sum()
-    drawn = samples.groupby(keys, observed=True).size()
+    active: Any = histograms.groupby(keys, observed=True)["tokens"].sum()
+    drawn: Any = samples.groupby(keys, observed=True).size()
     weight = (active / drawn).rename("weight").reset_index()
     mass = samples.merge(weight, on=keys)
     mass["mass"] = mass["weight"] * mass["activation"]
-    total = mass.groupby(["latent", "token"], as_index=False)["mass"].sum()
+    total: Any = mass.groupby(["latent", "token"], as_index=False)["mass"].sum()
     total = total.sort_values(["latent", "mass"], ascending=[True, False], kind="stable")
     rank = total.groupby("latent").cumcount()
     found = np.full((n_latents, N_FIRES_ON), -1, dtype=np.int64)

@@ -54,7 +54,7 @@ def top_contexts(
     width: int = 8,
 ) -> dict[int, list[Context]]:
     """The `n` strongest examples of each latent over both kinds of text, strongest first."""
-    chosen = examples[(examples["group"] == "top") & examples["latent"].isin(list(latents))]
+    chosen: Any = examples[(examples["group"] == "top") & examples["latent"].isin(list(latents))]
     chosen = chosen.sort_values("activation", ascending=False, kind="stable")
     found: dict[int, list[Context]] = {}
     for latent, rows in chosen.groupby("latent"):

@@ -56,7 +56,7 @@ def latent_details(
     }
     for example in examples.to_dict("records"):
         details[str(example["latent"])]["examples"].append(_example(example, tokens))
-    by_latent = dict(iter(histograms.groupby("latent")))
+    by_latent: dict[Any, Any] = dict(iter(histograms.groupby("latent")))
     for latent in latents:
         histogram = by_latent.get(latent, histograms.iloc[:0])
         details[str(latent)]["histogram"] = bin_counts(histogram)
@@ -84,7 +84,7 @@ def _lens(lens: TopTokens, i: int, tokens: TokenTable) -> list[list[Any]]:
 
 def _betas(row: pd.Series) -> list[list[Any]]:
     def value(name: str) -> float | None:
-        number = float(row[name])
+        number = float(row.to_dict()[name])
         return _short(number) if np.isfinite(number) else None
 
     return [[t, value(f"beta_{t}_base"), value(f"beta_{t}_chat")] for t in TARGETS]

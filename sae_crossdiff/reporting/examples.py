@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,13 +54,15 @@ class _Tokens(NamedTuple):
 
     def joined(self, later: _Tokens, n_latents: int) -> _Tokens:
         shifted = later._replace(entries=later.entries + len(self.ids) * n_latents)
-        return _Tokens(*(np.concatenate(pair) for pair in zip(self, shifted, strict=True)))
+        columns: Any = (np.concatenate(pair) for pair in zip(self, shifted, strict=True))
+        return _Tokens(*columns)
 
     def after(self, start: int, n_latents: int) -> _Tokens:
         """The tokens from `start` on."""
         first = np.searchsorted(self.entries, start * n_latents)
         rest = self._replace(entries=self.entries - start * n_latents)
-        return _Tokens(*(a[start:] for a in rest[:4]), *(a[first:] for a in rest[4:]))
+        columns: Any = (*(a[start:] for a in rest[:4]), *(a[first:] for a in rest[4:]))
+        return _Tokens(*columns)
 
     def sequences(self) -> NDArray[np.int64]:
         """A number per token that changes where another sequence begins."""

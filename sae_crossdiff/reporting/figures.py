@@ -63,7 +63,7 @@ def delta_against_nu(
         ].text = f"{name}: {int(inside.sum()):,} latents, {int((~inside).sum()):,} beyond the axis"
         for trace in _traces(shown[inside], target, colour_by):
             trace.showlegend = trace.name not in shown_names
-            shown_names.add(trace.name)
+            shown_names.add(str(trace.name))
             figure.add_trace(trace, row=1, col=column)
         if nulls:
             figure.add_trace(_null_trace(shown, target, first=column == 1), row=1, col=column)
@@ -139,7 +139,8 @@ def activation_histogram(histograms: pd.DataFrame, latent: int) -> go.Figure:
     `histograms`: of `activation_histograms.parquet`. Bins are half octaves, each named by its
     lower end.
     """
-    counts = bin_counts(histograms[histograms["latent"] == latent])
+    own: Any = histograms[histograms["latent"] == latent]
+    counts = bin_counts(own)
     figure = go.Figure()
     for text, colour in TEXT_COLOURS.items():
         figure.add_bar(
@@ -161,12 +162,12 @@ def bin_counts(histogram: pd.DataFrame) -> dict[str, list[Any]]:
     """One latent's histogram without gaps: `bins` (names) and tokens in each, `plain`, `chat`."""
     if histogram.empty:
         return {"bins": [], **{text: [] for text in TEXTS}}
-    numbers = np.rint(2 * np.log2(histogram["low"])).astype(int)
+    numbers = np.rint(2 * np.log2(histogram["low"].to_numpy())).astype(int)
     every = range(numbers.min(), numbers.max() + 1)
     counts: dict[str, list[Any]] = {"bins": [f"{2 ** (i / 2):.2g}" for i in every]}
     for text in TEXTS:
-        own = histogram["text"] == text
-        filled = pd.Series(histogram["tokens"][own].to_numpy(), numbers[own])
+        own = (histogram["text"] == text).to_numpy(dtype=bool)
+        filled = pd.Series(histogram["tokens"].to_numpy()[own], numbers[own])
         counts[text] = [int(n) for n in filled.reindex(every, fill_value=0)]
     return counts
 
@@ -211,4 +212,4 @@ def on_any_background(figure: go.Figure) -> dict[str, Any]:
     adapted.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID)
     adapted.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID)
     adapted.update_shapes(line_color="gray")
-    return json.loads(adapted.to_json())
+    return json.loads(str(adapted.to_json()))

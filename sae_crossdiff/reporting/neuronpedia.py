@@ -130,7 +130,8 @@ def _histogram(histogram: pd.DataFrame | None) -> dict[str, list[float]]:
     names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
     if histogram is None:
         return {name: [] for name in names}
-    both = histogram.groupby(["low", "high"])["tokens"].sum().reset_index()
+    both: Any = histogram.groupby(["low", "high"])["tokens"].sum()
+    both = both.reset_index()
     middles = np.sqrt(both["low"] * both["high"])
     return {names[0]: middles.tolist(), names[1]: both["tokens"].astype(float).tolist()}
 

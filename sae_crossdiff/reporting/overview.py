@@ -29,7 +29,8 @@ VERDICT_MEANINGS = {
 def overview(table: pd.DataFrame, crosscoder: Crosscoder) -> dict[str, Any]:
     """Provenance, quality, counts and nulls of a latent table, JSON-able."""
     provenance, quality = table.attrs["provenance"], table.attrs["quality"]
-    verdicts, buckets = table["verdict"].value_counts(), table["bucket"].value_counts()
+    verdicts: dict[Any, int] = table["verdict"].value_counts().to_dict()
+    buckets: dict[Any, int] = table["bucket"].value_counts().to_dict()
     models = provenance.get("models") or {}
     names = {side: Path(str(models.get(side, side))).name for side in ("base", "chat")}
     return {

@@ -74,8 +74,8 @@ def report_payload(sources: ReportSources, config: ReportConfig) -> str:
     table, tokens = sources.table, TokenTable(TokenTexts(sources.tokenizer))
     order = by_relevance(table)
     latents = detailed_latents(table, order, config)
-    everything = load_examples(sources.examples, columns=_FIRES_ON_COLUMNS)
-    histograms = load_examples(sources.examples, name=HISTOGRAMS)
+    everything: Any = load_examples(sources.examples, columns=_FIRES_ON_COLUMNS)
+    histograms: Any = load_examples(sources.examples, name=HISTOGRAMS)
     samples = everything[everything["group"] == "sample"]
     peaks = fires_on(samples, histograms, len(table))
     arrays = {

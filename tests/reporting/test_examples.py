@@ -118,7 +118,7 @@ def test_samples_are_uniform_and_cut_into_quartiles() -> None:
         population = np.flatnonzero(own) + 1.0
         drawn = sampled.loc[sampled["text"] == text, "activation"]
         assert abs(drawn.mean() - population.mean()) < 5 * population.std() / len(drawn) ** 0.5
-    edges = sampled.groupby(["latent", "text", "bin"], observed=True)["activation"]
+    edges: Any = sampled.groupby(["latent", "text", "bin"], observed=True)["activation"]
     lows, highs = edges.min().unstack(), edges.max().unstack()
     assert (highs[[0, 1, 2]].to_numpy() < lows[[1, 2, 3]].to_numpy()).all()
     assert sampled.groupby("latent")["position"].apply(tuple).nunique() == F
@@ -129,7 +129,8 @@ def test_histograms_count_every_active_token() -> None:
     dense = dense * 100
     frame = collected(batch, dense, 64).histograms()
     chat = batch.masks["chat"].numpy()
-    for (latent, text), rows in frame.groupby(["latent", "text"], observed=True):
+    groups: Any = frame.groupby(["latent", "text"], observed=True)
+    for (latent, text), rows in groups:
         values = dense[chat == (text == "chat"), latent].numpy()
         for low, high, tokens in rows[["low", "high", "tokens"]].to_numpy():
             assert high == pytest.approx(low * 2**0.5)

@@ -151,14 +151,14 @@ def test_neighbours_against_a_loop(sources: ReportSources) -> None:
 
 
 def test_figures(sources: ReportSources) -> None:
-    figure = delta_against_nu({"a": sources.table}, colour_by="verdict")
+    figure: Any = delta_against_nu({"a": sources.table}, colour_by="verdict")
     drawn = np.concatenate(
         [t.customdata for t in figure.data if getattr(t, "customdata", None) is not None]
     )
     shown = sources.table.query("active_tokens >= 30 and -1.5 <= nu_error <= 2")
     assert sorted(drawn) == sorted(shown.index)
     histograms = load_examples(sources.examples, name=HISTOGRAMS)
-    histogram = activation_histogram(histograms, 3)
+    histogram: Any = activation_histogram(histograms, 3)
     own = histograms[histograms["latent"] == 3]
     for trace in histogram.data:
         assert sum(trace.y) == own.loc[own["text"] == trace.name, "tokens"].sum()
