@@ -109,10 +109,9 @@ def _step_table(shape: speed.Shape, times: dict[str, float], peaks: dict[str, An
     whole = times[speed.LEAVE_ONE_OUT] * shape.d_sae
     table.caption = (
         "faster: than SAELens. product: the encoder's alone, in the same precision. GiB: peak "
-        "memory of a step, and "
-        "what of it is beyond weights, gradients and Adam's moments. Leave-one-out for all "
-        f"latents, extrapolated: {whole:,.0f} s = {whole / times[speed.SCALING]:,.0f} x the "
-        "same eight betas by Latent Scaling."
+        "memory of a step, and what of it is beyond weights, gradients and Adam's moments. "
+        f"Leave-one-out for all latents, extrapolated: {whole:,.0f} s = "
+        f"{whole / times[speed.SCALING]:,.0f} x the same eight betas by Latent Scaling."
     )
     return table
 
