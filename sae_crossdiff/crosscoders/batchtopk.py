@@ -112,9 +112,7 @@ class BatchTopKCrosscoder(TrainingCrosscoderMixin, BatchTopKTrainingSAE):
         norms = self.get_W_dec_norm()
         chosen = self.select(x, norms)
         self.update_threshold(chosen, norms, step_input.n_training_steps)
-        buffers = self.gradient_buffers
-        code = encode_entries(x, self.W_enc, self.b_enc, chosen, buffers)
-        sae_out = decode_entries(code, self.W_dec, buffers) + self.b_dec
+        code, sae_out = self.reconstruct_sparse(x, chosen)
         mse_loss = mse_loss_fn(sae_out, x, reduction="sum") / len(x)
         aux_loss = self.auxk_loss(x, sae_out.detach(), norms, step_input.dead_neuron_mask)
         output = TrainStepOutput(

@@ -16,7 +16,6 @@ from sae_crossdiff.crosscoders.codes import SparseCode
 from sae_crossdiff.crosscoders.config import CrosscoderFields
 from sae_crossdiff.crosscoders.crosscoder import CrosscoderConfig
 from sae_crossdiff.crosscoders.sparse_encoder import SparseEncoder
-from sae_crossdiff.crosscoders.sparse_ops import decode_entries, encode_entries
 from sae_crossdiff.crosscoders.training_base import TrainingCrosscoderMixin
 from sae_crossdiff.errors import CrossdiffError
 
@@ -94,8 +93,7 @@ class L1Crosscoder(TrainingCrosscoderMixin, StandardTrainingSAE):
         W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
         entries = self.sparse_encoder.entries_above(x, W_enc, b_enc, torch.zeros_like(b_enc))
         active = SparseCode.from_latent_order(*entries, len(x), self.cfg.d_sae)
-        code = encode_entries(x, self.W_enc, self.b_enc, active, self.gradient_buffers)
-        sae_out = decode_entries(code, self.W_dec, self.gradient_buffers) + self.b_dec
+        code, sae_out = self.reconstruct_sparse(x, active)
         mse_loss = self._reconstruction_loss(sae_out, x).sum(dim=-1).mean()
         firing = torch.zeros_like(b_enc).index_add(0, code.latents, code.values)
         penalty = (firing * self.penalised_norms()).sum() / len(x)

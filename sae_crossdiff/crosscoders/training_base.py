@@ -10,9 +10,14 @@ from jaxtyping import Float
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
+from sae_crossdiff.crosscoders.codes import SparseCode
 from sae_crossdiff.crosscoders.crosscoder import Crosscoder, CrosscoderConfig
 from sae_crossdiff.crosscoders.mixin import CrosscoderMixin
-from sae_crossdiff.crosscoders.sparse_ops import GradientBuffers
+from sae_crossdiff.crosscoders.sparse_ops import (
+    GradientBuffers,
+    decode_entries,
+    encode_entries,
+)
 from sae_crossdiff.errors import CrossdiffError
 
 
@@ -55,6 +60,14 @@ class TrainingCrosscoderMixin(CrosscoderMixin):
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         output = super().training_forward_pass(step_input)  # type: ignore[misc]
         return self.with_model_metrics(output)
+
+    def reconstruct_sparse(
+        self, x: Float[Tensor, "tokens d_in"], chosen: SparseCode
+    ) -> tuple[SparseCode, Float[Tensor, "tokens d_in"]]:
+        """The chosen entries with values that carry a gradient, and what they decode to."""
+        buffers = self.gradient_buffers
+        code = encode_entries(x, self.W_enc, self.b_enc, chosen, buffers)
+        return code, decode_entries(code, self.W_dec, buffers) + self.b_dec
 
     def with_model_metrics(self, output: TrainStepOutput) -> TrainStepOutput:
         """Adds explained variance per model; SAELens evaluates callables on logging steps only."""

@@ -45,28 +45,30 @@ def refit_columns(
     units: Crosscoder,
     thresholds: VerdictThresholds,
 ) -> dict[str, Any]:
-    """`refitted_delta` and its interval."""
+    """`refitted_delta` and its interval, and the p- and q-values of `nulls`, of which one part is
+    about the refitted norms."""
     norms = refitted.norms(units)
     base, chat = refitted.square_terms(units, scaling)
     ratio = ratio_interval(base, chat, thresholds.confidence)
     # Delta falls as the ratio rises, so the ends change places.
     ends = Interval(_delta_of(ratio.high), _delta_of(ratio.low))
     delta = relative_decoder_norm(norms[0], norms[1])
-    return {"refitted_delta": delta, **_ends("refitted_delta", ends)}
+    p_refitted = p_below(base, chat, _square_ratio(thresholds.refitted_delta))
+    return {
+        "refitted_delta": delta,
+        **_ends("refitted_delta", ends),
+        **_p_columns(p_refitted, scaling, thresholds),
+    }
 
 
-def p_columns(
-    refitted: RefittedDecoders,
-    scaling: LatentScaling,
-    units: Crosscoder,
-    thresholds: VerdictThresholds,
+def _p_columns(
+    p_refitted: NDArray[np.float64], scaling: LatentScaling, thresholds: VerdictThresholds
 ) -> dict[str, NDArray[np.float64]]:
     """p- and q-values of the two null hypotheses of `nulls`, and nus of made-up latents."""
-    base, chat = refitted.square_terms(units, scaling)
     parts = [
         p_within(*scaling.nu_terms("error"), thresholds.nu_error),
         p_within(*scaling.nu_terms("reconstruction"), thresholds.nu_reconstruction),
-        p_below(base, chat, _square_ratio(thresholds.refitted_delta)),
+        p_refitted,
     ]
     specific, null = np.maximum.reduce(parts), p_against_nulls(scaling)
     return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from sae_crossdiff.activations import ActivationBatch
 from sae_crossdiff.crosscoders import Crosscoder, SparseCode
 from sae_crossdiff.diffing.blocks import N_BLOCKS, DocumentBlocks
-from sae_crossdiff.diffing.columns import p_columns, refit_columns, scaling_columns
+from sae_crossdiff.diffing.columns import refit_columns, scaling_columns
 from sae_crossdiff.diffing.evaluation import Quality, encode_all
 from sae_crossdiff.diffing.latent_scaling import LatentScaling
 from sae_crossdiff.diffing.norms import (
@@ -90,7 +90,6 @@ def latent_table(
         **_norm_columns(units),
         **scaling_columns(scaling, thresholds, beta_intervals),
         **refit_columns(refitted, scaling, units, thresholds),
-        **p_columns(refitted, scaling, units, thresholds),
         **_firing_columns(firing),
     }
     table = pd.DataFrame({name: _numpy(values) for name, values in columns.items()})
