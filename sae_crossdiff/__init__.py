@@ -89,6 +89,7 @@ from sae_crossdiff.reporting import (
     to_neuronpedia,
     write_report,
 )
+from sae_crossdiff.reporting.run_folder import LoadedRun, load_run
 from sae_crossdiff.training import (
     ActivationsConfig,
     CrosscoderRunnerConfig,
@@ -132,6 +133,7 @@ __all__ = [
     "KeepOnly",
     "L1Crosscoder",
     "L1CrosscoderConfig",
+    "LoadedRun",
     "OutlierPolicy",
     "PairConfig",
     "Positions",
@@ -168,6 +170,7 @@ __all__ = [
     "latent_table",
     "load_crosscoder",
     "load_examples",
+    "load_run",
     "load_table",
     "most_chat_specific",
     "named_positions",
