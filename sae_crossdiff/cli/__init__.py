@@ -8,6 +8,7 @@ from sae_crossdiff.cli.bench import bench
 from sae_crossdiff.cli.demo import demo
 from sae_crossdiff.cli.explain import explain
 from sae_crossdiff.cli.kl import kl
+from sae_crossdiff.cli.lens import lens
 from sae_crossdiff.cli.report import report
 from sae_crossdiff.cli.reproduce import reproduce
 from sae_crossdiff.cli.stability import stability
@@ -20,5 +21,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, train, table, stability, kl, steer, explain, report, bench, reproduce):
+COMMANDS = (
+    *(demo, train, table, report, stability),
+    *(kl, steer, explain, lens),
+    *(bench, reproduce),
+)
+for command in COMMANDS:
     app.command()(command)

@@ -32,6 +32,7 @@ def demo(
     cache: Annotated[
         Path | None, typer.Option(help="where the Gemma pair is unpacked, once")
     ] = None,
+    seed: Annotated[int, typer.Option(help="of the crosscoder and the order of its text")] = 0,
 ) -> None:
     """The whole path on a pair whose answer is known: models in, audited latents out.
 
@@ -40,4 +41,4 @@ def demo(
     introduced. Writes an HTML report. Needs no account and no network; the Gemma pair needs the
     `demo` extra.
     """
-    run_demo(pair.value, output / pair.value, console, cache)
+    run_demo(pair.value, output / pair.value, console, cache, seed)

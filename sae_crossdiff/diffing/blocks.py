@@ -46,10 +46,10 @@ class DocumentBlocks:
 
 
 def add_per_block(
-    total: Float[Tensor, "blocks latents"],
+    total: Float[Tensor, "blocks latents ..."],
     code: SparseCode,
     blocks: Int[Tensor, " tokens"] | None,
-    per_entry: Float[Tensor, " active"],
+    per_entry: Float[Tensor, "active ..."],
 ) -> None:
     """Add `per_entry` of each active (token, latent) to total[block of the token, latent].
 
@@ -58,4 +58,4 @@ def add_per_block(
     index = code.latents
     if blocks is not None:
         index = index + code.n_latents * blocks.to(index.device)[code.rows]
-    total.view(-1).index_add_(0, index, per_entry.to(total.dtype))
+    total.view(-1, *total.shape[2:]).index_add_(0, index, per_entry.to(total.dtype))

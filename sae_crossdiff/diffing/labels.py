@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle, pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,16 +30,18 @@ def latent_activations(
     return torch.cat(parts).numpy() if parts else np.zeros((0, len(chosen)), dtype=np.float32)
 
 
-def auroc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
+def auroc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Any:
     """Probability that a labelled token scores higher than another one; ties count one half.
 
-    NaN if all tokens, or none, are labelled.
+    `scores` [tokens] or [tokens, n]: a number or n of them. NaN if all tokens, or none, are
+    labelled.
     """
-    positive, negative = scores[labels], scores[~labels]
+    # In float32 scipy's sums of ranks would be rounded.
+    positive, negative = scores[labels].astype(np.float64), scores[~labels].astype(np.float64)
     if not len(positive) or not len(negative):
-        return float("nan")
+        return np.full(scores.shape[1:], np.nan)[()]
     statistic = mannwhitneyu(positive, negative, method="asymptotic").statistic
-    return float(statistic / (len(positive) * len(negative)))
+    return statistic / (len(positive) * len(negative))
 
 
 def span_aurocs(
@@ -46,6 +49,7 @@ def span_aurocs(
     tokens: ActivationBatch,
     latents: Sequence[int],
     labels: Iterable[str],
+    latents_at_once: int = 256,
 ) -> pd.DataFrame:
     """AUROC of each latent (rows) for the spans of each label (columns).
 
@@ -53,21 +57,37 @@ def span_aurocs(
     The negatives are windows of unlabelled text of the same lengths, so that a longer span has
     no better chance by its length. `tokens` must be in order, as `harvest` gives them.
 
+    Args:
+        latents_at_once: bounds memory, 4 bytes times this times tokens.
+
     Raises:
         CrossdiffError: a label that no token carries.
     """
-    acts = latent_activations(crosscoder, tokens, latents)
-    columns = {}
+    labels = list(labels)
+    index = pd.Index(list(latents), name="latent")
+    parts = []
+    for start in range(0, len(index), latents_at_once):
+        some = index[start : start + latents_at_once].tolist()
+        parts.append(window_aurocs(latent_activations(crosscoder, tokens, some), tokens, labels))
+    return pd.DataFrame(np.concatenate(parts), index, labels)
+
+
+def window_aurocs(
+    scores: NDArray[np.float32], tokens: ActivationBatch, labels: Iterable[str]
+) -> NDArray[np.float64]:
+    """`span_aurocs` of any scores [tokens, n], as [n, labels]."""
+    padded = np.concatenate([scores, np.full_like(scores[:1], -np.inf)])  # for spans at the end
+    columns = []
     for label in labels:
         if label not in tokens.masks or not bool(tokens.masks[label].any()):
             raise CrossdiffError(
                 f"no token is labelled {label!r}: the labels here are {sorted(tokens.masks)}"
             )
         positive, negative = labelled_windows(tokens, label)
-        scores = np.stack([acts[w].max(axis=0) for w in (*positive, *negative)])
-        truth = np.arange(len(scores)) < len(positive)
-        columns[label] = [auroc(scores[:, i], truth) for i in range(scores.shape[1])]
-    return pd.DataFrame(columns, index=pd.Index(list(latents), name="latent"))
+        edges = [edge for w in (*positive, *negative) for edge in (w.start, w.stop)]
+        peaks = np.maximum.reduceat(padded, edges)[::2]
+        columns.append(auroc(peaks, np.arange(len(peaks)) < len(positive)))
+    return np.stack(columns, axis=-1)
 
 
 def labelled_windows(tokens: ActivationBatch, label: str) -> tuple[list[slice], list[slice]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_crossdiff.crosscoders import Crosscoder, SparseCode
+from sae_crossdiff.diffing.blocks import N_BLOCKS, add_per_block
 from sae_crossdiff.diffing.latent_scaling import LatentScaling
+
+SKETCH_WIDTH = 8
 
 
 @dataclass
@@ -19,30 +22,53 @@ class RefittedDecoders:
     d*_j[m] = d_j[m] + sum_i f_ij eps_i[m] / sum_i f_ij^2. Under the squared loss without a norm
     penalty a converged crosscoder has d* = d. Under L1 (Complete Shrinkage) or early in training
     it has not: the norms of d* say what Delta is on its way to, in any direction.
+
+    `totals` are T_j = sum_i f_ij eps_i. `sketches` are those sums per block of documents and model,
+    through a random projection to `SKETCH_WIDTH` coordinates (Johnson and Lindenstrauss 1984): of
+    the sums themselves there is no room for a copy per block. Memory: 4 bytes * blocks * models *
+    latents * width, as large as `LatentScaling`'s.
     """
 
     totals: Float[Tensor, "latents d_in"]
     C: Float[Tensor, " latents"]
     noise: Float[Tensor, "models latents"]
+    sketches: Float[Tensor, "models blocks latents width"]
+    projections: list[Float[Tensor, "d width"]]
 
     @classmethod
-    def zeros(cls, crosscoder: Crosscoder) -> RefittedDecoders:
-        F, device = crosscoder.cfg.d_sae, crosscoder.W_dec.device
+    def zeros(cls, crosscoder: Crosscoder, n_blocks: int = N_BLOCKS) -> RefittedDecoders:
+        F, device, n = crosscoder.cfg.d_sae, crosscoder.W_dec.device, crosscoder.n_models
+        random = torch.Generator().manual_seed(0)
         return cls(
             torch.zeros(F, crosscoder.cfg.d_in, device=device),
             torch.zeros(F, dtype=torch.float64, device=device),
-            torch.zeros(crosscoder.n_models, F, dtype=torch.float64, device=device),
+            torch.zeros(n, F, dtype=torch.float64, device=device),
+            torch.zeros(n, n_blocks, F, SKETCH_WIDTH, device=device),
+            [
+                (torch.randn(d, SKETCH_WIDTH, generator=random) / SKETCH_WIDTH**0.5).to(device)
+                for d in crosscoder.cfg.d_ins
+            ],
         )
 
     @torch.no_grad()
-    def update(self, crosscoder: Crosscoder, code: SparseCode, error: Tensor) -> None:
-        """Add a batch; `error` = x - reconstruction, [tokens, d_in]."""
+    def update(
+        self,
+        crosscoder: Crosscoder,
+        code: SparseCode,
+        error: Float[Tensor, "tokens d_in"],
+        blocks: Int[Tensor, " tokens"] | None = None,
+    ) -> None:
+        """Add a batch: the code, its error x - reconstruction, and each token's block."""
         self.totals += code.transposed_matmul(error)
         f_squared = code.values.double() ** 2
         self.C += code.sum_per_latent(f_squared)
         for m, part in enumerate(crosscoder.split(error)):
             squared = part.double().pow(2).sum(-1)
             self.noise[m] += code.sum_per_latent(f_squared * squared[code.rows])
+            sketched = part.float() @ self.projections[m]
+            add_per_block(
+                self.sketches[m], code, blocks, code.values[:, None] * sketched[code.rows]
+            )
 
     def norms(self, crosscoder: Crosscoder) -> Float[Tensor, "models latents"]:
         """||d*_j[m]||, with the sampling noise's expected square taken off (else rare latents
@@ -54,15 +80,19 @@ class RefittedDecoders:
     def square_terms(
         self, crosscoder: Crosscoder, scaling: LatentScaling
     ) -> Float[Tensor, "models blocks latents"]:
-        """Per block C_g ||d*||^2, to first order: their ratio's interval is the norms' interval.
+        """Per block a share of C ||d*||^2 that varies as it does: the blocks' sum is exact, and
+        the ratio of two models' sums has the interval that belongs to their norms.
 
-        ||d*||^2 = ||d||^2 + 2 <d, T> / C + ||T||^2 / C^2 with T = sum_i f_i eps_i. The term that is
-        linear in T is known per block (`scaling` has it: E along the model's own decoder row).
-        The square of T, small once the crosscoder has converged, is not kept per block and is
-        taken as known. The sum over the blocks, over C, is ||d*||^2 exactly.
+        ||d*||^2 = ||d + T / C||^2, so block g moves C ||d*||^2 by 2 <d*, T_g> = 2 <d, T_g> +
+        2 <T, T_g> / C. `scaling` knows the first product (its E along the model's own decoder row),
+        the sketches estimate the second: without it, a latent without a base decoder (d = 0) would
+        have an interval of no width.
         """
         names = crosscoder.cfg.model_names
-        linear = torch.stack([2 * scaling.sums[name].E[m] for m, name in enumerate(names)])
         total = scaling.C.sum(0)
-        constant = self.norms(crosscoder).pow(2) - linear.sum(1) / total
-        return constant[:, None] * scaling.C + linear
+        along_own = torch.stack([scaling.sums[name].E[m] for m, name in enumerate(names)])
+        sketches = self.sketches.double()
+        along_refit = (sketches * sketches.sum(1, keepdim=True)).sum(-1) / total
+        moved = 2 * (along_own + along_refit)
+        constant = self.norms(crosscoder).pow(2) - moved.sum(1) / total
+        return constant[:, None] * scaling.C + moved

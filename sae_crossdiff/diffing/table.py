@@ -76,12 +76,13 @@ def latent_table(
     units = crosscoder.in_training_units()
     scaling = LatentScaling(units, n_blocks=n_blocks, nulls=null_directions(units))
     blocks = DocumentBlocks(n_blocks)
-    refitted = RefittedDecoders.zeros(units)
+    refitted = RefittedDecoders.zeros(units, n_blocks)
     firing = FiringStatistics(crosscoder.cfg.d_sae, crosscoder.W_dec.device)
     quality = Quality(units)
     for batch, x, code, reconstruction in encode_all(crosscoder, units, batches):
-        scaling.update(x, code, reconstruction, blocks.assign(batch))
-        refitted.update(units, code, x - reconstruction)
+        block = blocks.assign(batch)
+        scaling.update(x, code, reconstruction, block)
+        refitted.update(units, code, x - reconstruction, block)
         firing.update(batch, code)
         quality.update(batch, x, reconstruction, code)
         for observe in observers:
@@ -170,7 +171,7 @@ COLUMNS = {
     "base_nu_{target}": "beta_chat / beta_base along d_base: 0 = the chat model lacks it",
     "{side}nu_{tested}_{end}": "interval of the nus of error and reconstruction, over documents",
     "refitted_delta": "Delta after refitting each decoder row by least squares",
-    "refitted_delta_{end}": "its interval (first order)",
+    "refitted_delta_{end}": "its interval, over documents",
     "null_nu_{tested}": "nu of a made-up latent that fires as this one, with another's direction",
     "p_specific": "p of: the base has it, nu or refitted norm at a threshold or beyond",
     "q_specific": "Benjamini-Hochberg q of p_specific",

@@ -56,50 +56,52 @@ def latent_rows(
     contexts: Mapping[int, Sequence[Context]],
     title: str,
 ) -> Table:
-    """One row per latent with its numbers and its strongest contexts, peaks marked."""
+    """One row per latent: verdict, numbers, strongest contexts with their peaks marked.
+
+    Two columns only, so that it can be read in 80 characters.
+    """
     table = Table(title=title, title_justify="left", show_lines=True)
-    for name in ("latent", "Δ", "ν error", "ν recon", "q", "tokens", "markup", "verdict"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("strongest contexts (peak token marked)", ratio=1)
+    table.add_column("latent", no_wrap=True)
+    table.add_column("numbers with intervals; strongest contexts (peak token marked)", ratio=1)
     for latent, row in zip(latents.index, latents.to_dict("records"), strict=True):
-        shown = Text("\n").join(_marked(c) for c in contexts.get(latent, []))
         share = row["template_share"]
+        markup = "" if share != share else f", {share:.0%} markup"  # NaN: no masks in the tokens
+        numbers = Text(
+            f"ν error {_with_interval(row, 'nu_error')}  "
+            f"ν recon {_with_interval(row, 'nu_reconstruction')}  Δ {row['delta']:.2f}\n"
+            f"q {row['q_specific']:.3f}, {row['active_tokens']:,} tokens{markup}"
+        )
         table.add_row(
-            str(latent),
-            f"{row['delta']:.2f}",
-            _with_interval(row, "nu_error"),
-            _with_interval(row, "nu_reconstruction"),
-            f"{row['q_specific']:.3f}",
-            f"{row['active_tokens']:,}",
-            "–" if share != share else f"{share:.0%}",  # NaN: the tokens carry no masks
-            str(row["verdict"]),
-            shown,
+            f"{latent}\n{row['verdict']}",
+            Text("\n").join([numbers, *(_marked(c) for c in contexts.get(latent, []))]),
         )
     return table
 
 
 def behaviour_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """For each labelled behaviour the best latent and its AUROC on held-out tokens."""
+    """For each labelled behaviour the best latent of each choice, its AUROC on held-out spans."""
     table = Table(title="Labelled behaviours and the latent that marks each", title_justify="left")
-    for name in ("behaviour", "latent", "rank", "verdict", "ν error", "ν recon", "q", "AUROC"):
-        table.add_column(name)
+    for name in ("behaviour", "best of", "latent", "rank", "numbers", "AUROC"):
+        table.add_column(name, no_wrap=name != "numbers")
     for row in rows:
+        numbers = (
+            f"ν error {_with_interval(row, 'nu_error')}\n"
+            f"ν recon {_with_interval(row, 'nu_reconstruction')}\n"
+            f"q {row['q_specific']:.3f} {row['verdict']}"
+        )
         table.add_row(
             escape(str(row["behaviour"])),
+            str(row["best_of"]),
             str(row["latent"]),
             str(row["rank"]),
-            str(row["verdict"]),
-            _with_interval(row, "nu_error"),
-            _with_interval(row, "nu_reconstruction"),
-            f"{row['q_specific']:.3f}",
+            escape(numbers),
             f"{row['auroc']:.3f}",
         )
     return table
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.2f}\n{low:.2f} to {high:.2f}"
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _marked(context: Context) -> Text:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_crossdiff.activations import in_order
@@ -29,42 +31,54 @@ class _Run(NamedTuple):
     terms: dict[str, tuple[Tensor, Tensor]]
 
 
-def measure_coverage(n_runs: int = 60, n_documents: int = 400, seed: int = 1000) -> pd.DataFrame:
+def measure_coverage(
+    n_runs: int = 60,
+    n_documents: int = 400,
+    seed: int = 1000,
+    planted: PlantedPair | None = None,
+    tested: NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
     """Coverage of 95 % intervals by number of active tokens: the share that holds the truth.
 
     `n_runs` data sets of documents of about 64 tokens go through one fixed crosscoder, the planted
     dictionary. The truth of a latent is its value on all of them together, `n_runs` times as much
     data as an interval was made from. Per quantity: "coverage", "bounded" (the share of finite
-    intervals) and "width" (the median of those); "cells" counts latents times runs. Base-only
-    features are left out: they have no chat direction. `refitted_ratio` is the squared ratio of
-    the refitted decoders, which `refitted_delta` is made of.
+    intervals) and "width" (the median of those); "cells" counts latents times runs.
+    `refitted_ratio` is the squared ratio of the refitted decoders, which `refitted_delta` is made
+    of.
+
+    Args:
+        tested: [features]; base-only features are left out by default: they have no chat direction.
     """
-    planted = PlantedPair(PAIR)
+    planted = planted or PlantedPair(PAIR)
+    tested = planted.kinds != "base-only" if tested is None else tested
     runs = [_one_run(planted, n_documents, seed + i) for i in range(n_runs)]
-    tested = torch.from_numpy(planted.kinds != "base-only")
-    active = torch.stack([run.active for run in runs])[:, tested].numpy()
+    active = torch.stack([run.active for run in runs]).numpy()[:, tested]
     columns: dict[tuple[str, str], list[float]] = {}
     bins = [(active >= low) & (active < high) for low, high in pairwise(COUNTS)]
     for quantity in QUANTITIES:
         terms = [run.terms[quantity] for run in runs]
-        truth = sum(a.sum(0) for a, _ in terms) / sum(b.sum(0) for _, b in terms)
+        # A latent that a data set lacks adds nothing to the truth (and has no interval there).
+        sums = [torch.stack([t[i].sum(0).nan_to_num() for t in terms]).sum(0) for i in (0, 1)]
+        truth = (sums[0] / sums[1])[torch.from_numpy(tested)].numpy()
         low, high = (
-            np.stack(ends)[:, tested.numpy()]
+            np.stack(ends)[:, tested]
             for ends in zip(*(ratio_interval(a, b) for a, b in terms), strict=True)
         )
-        inside = (low <= truth[tested].numpy()) & (truth[tested].numpy() <= high)
+        inside = (low <= truth) & (truth <= high)
         finite, width = np.isfinite(high - low), high - low
-        columns[quantity, "coverage"] = [float(inside[b].mean()) for b in bins]
-        columns[quantity, "bounded"] = [float(finite[b].mean()) for b in bins]
-        columns[quantity, "width"] = [
-            float(np.median(width[b & finite])) if (b & finite).any() else float("nan")
-            for b in bins
-        ]
+        columns[quantity, "coverage"] = [_or_nan(np.mean, inside[b]) for b in bins]
+        columns[quantity, "bounded"] = [_or_nan(np.mean, finite[b]) for b in bins]
+        columns[quantity, "width"] = [_or_nan(np.median, width[b & finite]) for b in bins]
     index = [f"{low} to {high - 1}" for low, high in pairwise(COUNTS)]
     index[-1] = f"from {COUNTS[-2]}"
     table = pd.DataFrame(columns, index=pd.Index(index, name="active tokens"))
     table.insert(0, ("", "cells"), [int(b.sum()) for b in bins])
     return table
+
+
+def _or_nan(statistic: Callable[..., Any], values: NDArray[Any]) -> float:
+    return float(statistic(values)) if len(values) else float("nan")
 
 
 def _one_run(planted: PlantedPair, n_documents: int, seed: int) -> _Run:
@@ -75,8 +89,9 @@ def _one_run(planted: PlantedPair, n_documents: int, seed: int) -> _Run:
     for piece in in_order(sample_documents(planted, n_documents, seed)[0], 4096):
         code = crosscoder.encode_sparse(piece.acts)
         reconstruction = crosscoder.decode_sparse(code)
-        scaling.update(piece.acts, code, reconstruction, blocks.assign(piece))
-        refitted.update(crosscoder, code, piece.acts - reconstruction)
+        block = blocks.assign(piece)
+        scaling.update(piece.acts, code, reconstruction, block)
+        refitted.update(crosscoder, code, piece.acts - reconstruction, block)
         active += torch.bincount(code.latents, minlength=len(active))
     base, chat = refitted.square_terms(crosscoder, scaling)
     terms = {

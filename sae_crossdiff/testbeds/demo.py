@@ -32,7 +32,9 @@ from sae_crossdiff.reporting import (
     save_examples,
     top_contexts,
 )
+from sae_crossdiff.reporting.difference_lens import lens_rows
 from sae_crossdiff.reporting.report import report_run
+from sae_crossdiff.testbeds.demo_baselines import demo_lenses, lens_aurocs
 from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
 from sae_crossdiff.testbeds.folders import PairFolders
@@ -82,12 +84,14 @@ REPORTED = (
 )
 
 
-def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None = None) -> Path:
+def run_demo(
+    pair_name: str, output: Path, console: Console, cache: Path | None = None, seed: int = 0
+) -> Path:
     """Models in, latent table out; prints each step and what it found. Returns the table's path."""
     settings = SETTINGS[pair_name]
     console.rule(f"sae_crossdiff demo: {pair_name}")
     folders = pair_folders(pair_name, console, cache)
-    config = demo_config(folders, settings, output)
+    config = demo_config(folders, settings, output, seed)
     with console.status("loading both models"):
         pair = config.load_pair()
     console.print(f"[bold]Site[/] {pair.hook_name}: {' + '.join(map(str, pair.d_ins))} wide")
@@ -98,7 +102,7 @@ def run_demo(pair_name: str, output: Path, console: Console, cache: Path | None 
 
 
 def demo_config(
-    folders: PairFolders, settings: DemoSettings, output: Path
+    folders: PairFolders, settings: DemoSettings, output: Path, seed: int = 0
 ) -> CrosscoderRunnerConfig:
     """The run's config: dialogues that no model was tuned on, and plain English, half and half."""
     steps = settings.steps
@@ -121,6 +125,7 @@ def demo_config(
             lr_warm_up_steps=steps // 20,
             lr_decay_steps=steps // 4,
             dead_after_tokens=200_000,
+            seed=seed,
         ),
         crosscoders={"batchtopk": crosscoder},
         activations=ActivationsConfig(held_out=0.15),
@@ -163,9 +168,19 @@ def report_findings(
     console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
-    counts = table["verdict"].value_counts().to_dict()
-    nulls = table.attrs["nulls"]
-    findings = {"quality": quality, "behaviours": behaviours, "verdicts": counts, "nulls": nulls}
+    lenses = demo_lenses(pair, data.training)
+    for kind, lens in lenses.items():
+        console.print(lens_rows(lens.table, f"Baseline: mean difference on first tokens, {kind}"))
+    baseline = lens_aurocs(lenses, data.training, data.held_out, BEHAVIOURS)
+    best = (f"{row['behaviour']} {row['auroc']:.3f} ({row['direction']})" for row in baseline)
+    console.print("Its best direction per behaviour, AUROC: " + "; ".join(best))
+    findings = {
+        "quality": quality,
+        "behaviours": behaviours,
+        "difference_lens": baseline,
+        "verdicts": table["verdict"].value_counts().to_dict(),
+        "nulls": table.attrs["nulls"],
+    }
     write_json(result.output_path / "findings.json", findings)
     with console.status("writing the report"):
         report = report_run(result.output_path, pair=pair)
@@ -176,30 +191,32 @@ def report_findings(
 def behaviour_latents(
     table: pd.DataFrame, crosscoder: Any, training: ActivationBatch, held_out: ActivationBatch
 ) -> list[dict[str, Any]]:
-    """For each behaviour the best of the latents with the highest verdict scores.
+    """For each behaviour the best of all latents that fired, and of the `TOP_LATENTS` with the
+    highest verdict scores; `rank` is by that score.
 
-    It is chosen on training documents and scored on held-out ones: choosing and scoring on the
-    same tokens would flatter it.
+    They are chosen on training documents and scored on held-out ones: choosing and scoring on the
+    same tokens would flatter them.
     """
-    ranked = most_chat_specific(table, TOP_LATENTS)
+    ranked = most_chat_specific(table, len(table)).index
     if ranked.empty:
         return []
-    chosen = span_aurocs(crosscoder, training, list(ranked.index), BEHAVIOURS)
-    scored = span_aurocs(crosscoder, held_out, list(ranked.index), BEHAVIOURS)
-    rows = []
-    for behaviour in BEHAVIOURS:
-        latent = int(str(chosen[behaviour].idxmax()))
-        numbers = table.loc[latent, list(REPORTED)].astype(float).to_dict()
-        rows.append(
-            {
-                "behaviour": behaviour,
-                "latent": latent,
-                "rank": list(ranked.index).index(latent) + 1,
-                "verdict": str(table.loc[latent, "verdict"]),
-                **numbers,
-                "auroc": float(scored[behaviour].to_dict()[latent]),
-            }
-        )
+    chosen = span_aurocs(crosscoder, training, ranked, BEHAVIOURS)
+    choices = {"all": chosen, f"top {TOP_LATENTS}": chosen.iloc[:TOP_LATENTS]}
+    rows = [
+        {"behaviour": behaviour, "best_of": name, "latent": int(aurocs[behaviour].idxmax())}
+        for behaviour in BEHAVIOURS
+        for name, aurocs in choices.items()
+    ]
+    latents = [row["latent"] for row in rows]
+    scored = span_aurocs(crosscoder, held_out, latents, BEHAVIOURS)
+    for i, row in enumerate(rows):
+        numbers = table.loc[row["latent"], list(REPORTED)].astype(float).to_dict()
+        row |= {
+            "rank": ranked.get_loc(row["latent"]) + 1,
+            "verdict": str(table.loc[row["latent"], "verdict"]),
+            **numbers,
+            "auroc": float(scored[row["behaviour"]].iloc[i]),
+        }
     return rows
 
 

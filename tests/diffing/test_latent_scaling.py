@@ -127,6 +127,40 @@ def test_refitted_norms_equal_a_per_latent_regression() -> None:
             torch.testing.assert_close(norms[m, latent], expected)
 
 
+def test_refit_terms_per_block_sum_to_the_norms_and_move_as_they_do() -> None:
+    crosscoder = random_crosscoder(4, 5)
+    crosscoder.W_dec.data[:2, :4] = 0  # chat-only: what moves is the refit alone
+    x = torch.randn(400, 8, dtype=torch.float64)
+    blocks = torch.arange(400) % 4
+    code = crosscoder.encode_sparse(x)
+    error = x - crosscoder.decode_sparse(code)
+    scaling = LatentScaling(crosscoder, dtype=torch.float64, n_blocks=4)
+    scaling.update(x, code, x - error, blocks)
+    refitted = RefittedDecoders.zeros(crosscoder, n_blocks=4)
+    refitted.totals = refitted.totals.double()
+    refitted.update(crosscoder, code, error, blocks)
+    f, C = crosscoder.encode(x), scaling.C.sum(0)
+    by_sketch = refitted.square_terms(crosscoder, scaling)
+    torch.testing.assert_close(by_sketch.sum(1) / C, refitted.norms(crosscoder) ** 2)
+    # With a projection that loses nothing: the naive derivative in every block.
+    refitted.projections = [torch.eye(4)] * 2
+    refitted.sketches = torch.zeros(2, 4, 5, 4)
+    refitted.update(crosscoder, code, error, blocks)
+    refitted.totals, refitted.C = refitted.totals / 2, refitted.C / 2
+    refitted.noise = refitted.noise / 2
+    terms = refitted.square_terms(crosscoder, scaling)
+    for m, (part, rows) in enumerate(
+        zip(crosscoder.split(error), crosscoder.W_dec_per_model, strict=True)
+    ):
+        T = torch.stack([(f * (blocks == g)[:, None]).T @ part for g in range(4)])
+        star = rows + T.sum(0) / C[:, None]
+        moved = 2 * (T * star).sum(-1)
+        rest = refitted.norms(crosscoder)[m] ** 2 - moved.sum(0) / C
+        expected = rest * scaling.C + moved
+        torch.testing.assert_close(terms[m], expected, rtol=1e-4, atol=2e-3)  # float32 sums
+    assert (terms[0, :, :2].std(0) > 0).all()
+
+
 def test_unequal_widths_are_refused() -> None:
     crosscoder = Crosscoder(CrosscoderConfig(d_in=10, d_sae=4, d_ins=[4, 6]))
     with pytest.raises(CrossdiffError, match="all widths must be equal"):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError, load_table
 from sae_crossdiff.cli import app
 from sae_crossdiff.crosscoders.difference import difference_as_crosscoder
+from sae_crossdiff.testbeds.coverage import PAIR, measure_coverage
 from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
 from sae_crossdiff.testbeds.planted_documents import planted_crosscoder
 from sae_crossdiff.testbeds.planted_training import audit_planted
@@ -34,6 +35,14 @@ def test_a_crosscoder_that_is_the_dictionary_scores_perfectly_by_delta() -> None
     assert spoilt["precision"] == pytest.approx(20 / 30, abs=0.04)
     assert spoilt["recall"] == 1.0
     assert scores.loc["verdict", "precision"] == 1.0
+
+
+def test_refitted_norms_of_absent_decoders_have_honest_intervals() -> None:
+    planted = PlantedPair(PAIR)
+    chat_only = planted.kinds == "chat-only"
+    table = measure_coverage(25, planted=planted, tested=chat_only)
+    # Of first order only, without what the refit itself moves by, these were .65 and .37.
+    assert (table["refitted_ratio", "coverage"].loc[["120 to 299", "300 to 799"]] > 0.85).all()
 
 
 def test_attention_sinks_do_not_spoil_the_matching() -> None:

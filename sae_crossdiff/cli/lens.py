@@ -1,0 +1,47 @@
+"""`crossdiff lens`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_crossdiff.activations import harvest, token_sequences
+from sae_crossdiff.cli.shared import console, one_line_errors
+from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.reporting.audit import audit_sources
+from sae_crossdiff.reporting.difference_lens import difference_lens, first_tokens, lens_rows
+from sae_crossdiff.training import CrosscoderRunnerConfig
+
+
+@one_line_errors
+def lens(
+    run: Annotated[Path, typer.Argument(help="output folder of `crossdiff train`")],
+    text: Annotated[
+        list[str] | None, typer.Option(help="plain text: hub id or file; the run's own if left out")
+    ] = None,
+    dialogues: Annotated[
+        list[str] | None, typer.Option(help="dialogues: hub id or file; the run's own if left out")
+    ] = None,
+    n_positions: Annotated[int, typer.Option(help="first tokens to look at, BOS left out")] = 5,
+    n_tokens: Annotated[int, typer.Option(help="tokens of text to read at most")] = 200_000,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the run's own if left out")] = "",
+) -> None:
+    """The baseline without a dictionary: mean activation difference on the first tokens.
+
+    Averages chat - base over documents, position by position, on plain text and on dialogues, and
+    reads each direction as next tokens (activation-difference lens). Needs no crosscoder, only
+    the run's models and text.
+    """
+    if n_positions < 1:
+        raise CrossdiffError(f"--n-positions {n_positions}: give one or more")
+    config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
+    sources = audit_sources(config, text or [], dialogues or [])
+    pair = config.load_pair(device)
+    sequences = list(token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens))
+    for title, chat in (("plain text", False), ("dialogues", True)):
+        heads = list(first_tokens(sequences, n_positions + 1, chat))
+        if heads:
+            found = difference_lens(pair, harvest(pair, heads, 64), range(1, n_positions + 1))
+            console.print(lens_rows(found.table, f"Mean difference at {pair.hook_name}, {title}"))
