@@ -1,7 +1,8 @@
 """Latents as the JSON that SAEDashboard writes and Neuronpedia imports: a format export.
 
-Field names follow SAEDashboard 0.8 (`NeuronpediaDashboardBatch`). That package cannot be
-installed beside current versions of ours, so nothing here is checked against its importer.
+Field names and meanings follow SAEDashboard 0.8 (`NeuronpediaDashboardBatch`), whose own classes
+read our file. That package cannot be installed beside current versions of ours (it pins
+transformer-lens < 3); no file of ours has been imported into a running Neuronpedia.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_crossdiff.crosscoders import Crosscoder
@@ -23,6 +25,8 @@ from sae_crossdiff.reporting.lens import logit_lens
 from sae_crossdiff.reporting.report_data import ReportSources
 
 N_LOGITS = 10
+N_INTERVALS, N_BARS = 5, 50  # SAEDashboard's defaults
+_TOP = -1.0  # bin_min and bin_contains of the strongest examples: Neuronpedia heads them "Top"
 _CORRELATIONS = [
     f"{what}_{measure}"
     for what in ("neurons", "features")
@@ -36,14 +40,15 @@ def to_neuronpedia(
     """Write one batch file for a set of latents.
 
     The format knows one model, so a feature is the chat side: `vector` is the chat decoder row
-    (raw units), `pos_str` and `neg_str` are its logit lens (empty without a pair). `activations`
-    holds the examples of both kinds of text; `bin_min` and `bin_max` are the ends of the quartile
-    that an example was sampled from (its own activation for the strongest), `bin_contains` the
-    quartile's share of the latent's active tokens in that kind of text. Histogram bins are half
-    octaves: `freq_hist_data_bar_values`, their geometric middles, are not equally far apart.
-    `decoder_weights_dist` has the shares of base and chat in the total decoder norm. Fields about
-    neurons and correlations, which are not measured, are empty; numbers of the audit have no
-    place in the format and stay in the latent table.
+    (raw units), `pos_str` and `neg_str` are its logit lens (empty without a pair; SAEDashboard
+    leaves the final norm out, so its values have another scale). `activations` holds the examples
+    of both kinds of text: the strongest (`bin_min` -1), and sampled ones under the fifth of
+    [0, strongest] that they fall into, with its share of all tokens. These shares and the
+    histogram's 50 bars are interpolated from counts in half octaves. Fields about neurons, heads
+    and correlations, which are not measured, are empty; numbers of the audit have no place in the
+    format and stay in the latent table.
+
+    Neuronpedia's converter reads the files of a folder that are called `batch-*.json`.
 
     Raises:
         CrossdiffError: no latents, or ones that do not exist.
@@ -72,11 +77,13 @@ def to_neuronpedia(
 
 def _layer(hook: str) -> int:
     parts = [part for part in hook.split(".") if part.isdigit()]
-    return int(parts[0]) if parts else -1
+    if not parts:
+        raise CrossdiffError(f"Neuronpedia files latents under a layer, and {hook!r} names none")
+    return int(parts[0])
 
 
 def _features(sources: ReportSources, latents: list[int]) -> list[dict[str, Any]]:
-    texts = TokenTexts(sources.tokenizer)
+    texts = _StorableTexts(sources.tokenizer)
     examples = dict(iter(load_examples(sources.examples, latents).groupby("latent")))
     histograms = dict(
         iter(load_examples(sources.examples, latents, name=HISTOGRAMS).groupby("latent"))
@@ -86,6 +93,7 @@ def _features(sources: ReportSources, latents: list[int]) -> list[dict[str, Any]
     features = []
     for i, latent in enumerate(latents):
         row = sources.table.loc[latent]
+        counts = _Counts.of(histograms.get(latent), examples.get(latent), n_tokens)
         features.append(
             {
                 "feature_index": latent,
@@ -93,14 +101,14 @@ def _features(sources: ReportSources, latents: list[int]) -> list[dict[str, Any]
                 **{f"correlated_{n}": [] for n in _CORRELATIONS},
                 **logits[i],
                 "frac_nonzero": float(row["active_tokens"] / n_tokens),
-                **_histogram(histograms.get(latent)),
+                **counts.histogram(),
                 "logits_hist_data_bar_heights": [],
                 "logits_hist_data_bar_values": [],
                 "n_prompts_total": 0,
                 "n_tokens_in_prompt": 0,
                 "dataset": str(sources.table.attrs["provenance"].get("text", "")),
-                "decoder_weights_dist": _norm_shares(row),
-                "activations": _activations(examples.get(latent), texts),
+                "decoder_weights_dist": [],
+                "activations": _activations(examples.get(latent), counts, texts),
                 "vector": _chat_rows(sources.crosscoder)[latent].float().tolist(),
             }
         )
@@ -126,42 +134,81 @@ def _logits(
     ]
 
 
-def _histogram(histogram: pd.DataFrame | None) -> dict[str, list[float]]:
-    names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
-    if histogram is None:
-        return {name: [] for name in names}
-    both: Any = histogram.groupby(["low", "high"])["tokens"].sum()
-    both = both.reset_index()
-    middles = np.sqrt(both["low"] * both["high"])
-    return {names[0]: middles.tolist(), names[1]: both["tokens"].astype(float).tolist()}
+class _StorableTexts(TokenTexts):
+    """Without NUL and halves of characters, which Neuronpedia's database does not store."""
+
+    def __getitem__(self, token: int) -> str:
+        text = super().__getitem__(token).replace("\0", "\ufffd")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _norm_shares(row: pd.Series) -> list[float]:
-    total = row["norm_base"] + row["norm_chat"]
-    return [float(row["norm_base"] / total), float(row["norm_chat"] / total)]
+class _Counts(NamedTuple):
+    """How many active tokens lie below each of `edges`; between them it is interpolated."""
+
+    edges: NDArray[np.float64]
+    below: NDArray[np.float64]
+    strongest: float
+    n_tokens: int
+
+    @classmethod
+    def of(
+        cls, histogram: pd.DataFrame | None, examples: pd.DataFrame | None, n_tokens: int
+    ) -> _Counts:
+        if histogram is None or examples is None:
+            return cls(np.zeros(1), np.zeros(1), 0.0, n_tokens)
+        both: Any = histogram.groupby(["low", "high"])["tokens"].sum().reset_index()
+        strongest = float(examples["activation"].max())
+        # Bins without tokens are not in the frame; the last one reaches beyond the strongest.
+        edges = np.stack([both["low"], both["high"].clip(upper=strongest)], 1).ravel()
+        cumulated = both["tokens"].cumsum()
+        below = np.stack([cumulated - both["tokens"], cumulated], 1).ravel()
+        return cls(edges, below.astype(float), strongest, n_tokens)
+
+    def within(self, ends: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Active tokens between consecutive ends."""
+        return np.diff(np.interp(ends, self.edges, self.below))
+
+    def histogram(self) -> dict[str, list[float]]:
+        names = ("freq_hist_data_bar_values", "freq_hist_data_bar_heights")
+        if not self.strongest:
+            return {name: [] for name in names}
+        ends = np.linspace(self.edges[0], self.strongest, N_BARS + 1)
+        return {
+            names[0]: ((ends[:-1] + ends[1:]) / 2).tolist(),
+            names[1]: self.within(ends).round(1).tolist(),
+        }
+
+    def intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the fifths of [0, strongest] and their shares of all tokens, silent ones too."""
+        ends = np.linspace(0, self.strongest, N_INTERVALS + 1)
+        tokens = self.within(ends)
+        tokens[0] += self.n_tokens - tokens.sum()
+        return ends, tokens / self.n_tokens
 
 
-def _activations(examples: pd.DataFrame | None, texts: Mapping[int, str]) -> list[dict[str, Any]]:
+def _activations(
+    examples: pd.DataFrame | None, counts: _Counts, texts: Mapping[int, str]
+) -> list[dict[str, Any]]:
     if examples is None:
         return []
-    quartiles = examples.groupby(["text", "bin"], observed=True)["activation"]
-    lows, highs = quartiles.transform("min"), quartiles.transform("max")
-    sampled = examples["bin"] >= 0
-    ends = zip(
-        lows.where(sampled, examples["activation"]),
-        highs.where(sampled, examples["activation"]),
-        strict=True,
-    )
+    ends, shares = counts.intervals()
+    fifths = np.searchsorted(ends[1:-1], examples["activation"], side="right")
     return [
         {
-            "bin_min": float(low),
-            "bin_max": float(high),
-            "bin_contains": 0.25 if example["bin"] >= 0 else 0.0,
+            **(
+                {"bin_min": _TOP, "bin_max": counts.strongest, "bin_contains": _TOP}
+                if example["bin"] < 0
+                else {
+                    "bin_min": float(ends[fifth]),
+                    "bin_max": float(ends[fifth + 1]),
+                    "bin_contains": float(shares[fifth]),
+                }
+            ),
             "tokens": [texts[int(t)] for t in example["tokens"]],
             "values": [float(v) for v in example["activations"]],
             "qualifying_token_index": int(example["peak"]),
         }
-        for example, (low, high) in zip(examples.to_dict("records"), ends, strict=True)
+        for example, fifth in zip(examples.to_dict("records"), fifths, strict=True)
     ]
 
 

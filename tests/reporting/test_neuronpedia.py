@@ -8,6 +8,7 @@ import pytest
 
 from sae_crossdiff import CrossdiffError, HookedModelPair
 from sae_crossdiff.reporting import load_examples
+from sae_crossdiff.reporting.example_files import HISTOGRAMS
 from sae_crossdiff.reporting.lens import logit_lens
 from sae_crossdiff.reporting.neuronpedia import to_neuronpedia
 from sae_crossdiff.reporting.report_data import ReportSources
@@ -22,6 +23,7 @@ FEATURE_FIELDS = {
     "n_prompts_total", "n_tokens_in_prompt", "dataset", "activations", "decoder_weights_dist",
     "vector",
 }  # fmt: skip
+UNSTORABLE = {0: "\ufffd", 0xD83D: "\ufffd"}  # NUL, half a character: not for a database
 ACTIVATION_FIELDS = {
     "bin_min", "bin_max", "bin_contains", "tokens", "values", "qualifying_token_index",
 }  # fmt: skip
@@ -37,17 +39,24 @@ def test_fields_and_values(sources: ReportSources, tmp_path: Path) -> None:
     assert first["feature_index"] == 3
     examples = load_examples(sources.examples, [3])
     assert len(first["activations"]) == len(examples)
-    histogram = sum(first["freq_hist_data_bar_heights"])
+    bins: dict[str, set[tuple[float, float, float]]] = {"top": set(), "sample": set()}
     for told, row in zip(first["activations"], examples.to_dict("records"), strict=True):
         assert set(told) == ACTIVATION_FIELDS
         assert told["values"][told["qualifying_token_index"]] == pytest.approx(row["activation"])
         assert told["bin_min"] <= row["activation"] <= told["bin_max"]
-        assert told["tokens"] == [sources.tokenizer.decode([t]) for t in row["tokens"]]
-    active = (examples["group"] == "sample").sum()
-    assert histogram >= active
-    row = sources.table.loc[3]
-    share = row["norm_chat"] / (row["norm_base"] + row["norm_chat"])
-    assert first["decoder_weights_dist"] == pytest.approx([1 - share, share])
+        decoded = [sources.tokenizer.decode([t]) for t in row["tokens"]]
+        assert told["tokens"] == [t.translate(UNSTORABLE) for t in decoded]
+        bins[row["group"]].add((told["bin_min"], told["bin_max"], told["bin_contains"]))
+    # One heading for the strongest, one per interval for the others: Neuronpedia groups by bin_max.
+    strongest = float(examples["activation"].max())
+    assert bins["top"] == {(-1.0, strongest, -1.0)}
+    assert len(bins["sample"]) <= 5
+    assert 0 < sum(share for *_, share in bins["sample"]) <= 1 + 1e-9
+    counted = load_examples(sources.examples, [3], name=HISTOGRAMS)["tokens"].sum()
+    assert sum(first["freq_hist_data_bar_heights"]) == pytest.approx(counted, rel=0.01)
+    steps = np.diff(first["freq_hist_data_bar_values"])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)  # Plotly's bars need equal steps
+    assert first["decoder_weights_dist"] == []
     chat = sources.crosscoder.W_dec_per_model[1].detach()
     np.testing.assert_allclose(batch["features"][1]["vector"], chat[50], rtol=1e-6)
 
