@@ -56,8 +56,9 @@ def claim_table(claims: list[dict[str, Any]]) -> Table:
         table.add_column(name)
     names = list(CLAIM_HEADINGS)
     for claim in claims:
-        for name in ("L1", "BatchTopK", "difference SAE"):
-            numbers = claim[name]
+        for name, numbers in claim.items():
+            if not isinstance(numbers, dict) or "l0" not in numbers:
+                continue
             shown = [f"{v:.2f}" if isinstance(v := numbers[n], float) else str(v) for n in names]
             shrinkage = claim.get("shrinkage") if name == "L1" else None
             condition = "" if shrinkage is None else (

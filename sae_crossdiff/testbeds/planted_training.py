@@ -33,13 +33,16 @@ AUDIT_SEED, STATISTICS_SEED = 77, 99
 class PlantedRun(NamedTuple):
     """A trained crosscoder, its table on fresh tokens, and what each latent follows: `feature`
     [latents], the `correlation` of their activations, and `base_share`: how much of that feature
-    the base model has where the latent fires (0: nothing; NaN: a feature of the base only)."""
+    the base model has where the latent fires (0: nothing; NaN: a feature of the base only);
+    `drift`: how far the mean activation difference of the models points along each latent's chat
+    direction, the baseline that needs no dictionary's numbers."""
 
     crosscoder: Crosscoder
     table: pd.DataFrame
     feature: NDArray[np.int64]
     correlation: NDArray[np.float64]
     base_share: NDArray[np.float64]
+    drift: NDArray[np.float64]
 
 
 def train_planted(
@@ -102,7 +105,9 @@ def audit_planted(
     acts = crosscoder.encode(kept.acts).detach()
     feature, correlation = match_features(codes[1], acts)
     share = base_share(planted, codes, acts, feature)
-    return PlantedRun(crosscoder, table, feature, correlation, share)
+    chat_rows = torch.nn.functional.normalize(crosscoder.W_dec_per_model[1].detach(), dim=-1)
+    drift = chat_rows @ model_difference(kept.acts).mean(0)
+    return PlantedRun(crosscoder, table, feature, correlation, share, drift.double().numpy())
 
 
 def base_share(

@@ -9,7 +9,11 @@ import pandas as pd
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from sae_crossdiff.crosscoders import BatchTopKCrosscoderConfig, L1CrosscoderConfig
+from sae_crossdiff.crosscoders import (
+    BatchTopKCrosscoderConfig,
+    L1CrosscoderConfig,
+    SharedL1CrosscoderConfig,
+)
 from sae_crossdiff.diffing import save_table
 from sae_crossdiff.reporting.claims import claim_table, coverage_table, score_table
 from sae_crossdiff.reporting.figures import delta_against_nu
@@ -126,9 +130,16 @@ def _one_pair(
 
 
 def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, Any]:
-    """L1 and BatchTopK with about the same number of active latents per token, and a BatchTopK
-    SAE on the activation difference (of which fewer features take part)."""
+    """L1, L1 with half of its latents designated shared, BatchTopK, each with about the same number
+    of active latents per token, and a BatchTopK SAE on the activation difference (of which fewer
+    features take part)."""
     d_model, d_sae = setting.pair.d_model, setting.d_sae
+    l1 = {
+        "d_in": 2 * d_model,
+        "d_sae": d_sae,
+        "l1_coefficient": config.mu,
+        "l1_warm_up_steps": config.steps // 10,
+    }
 
     def batchtopk(d_ins: list[int], names: list[str], k: float) -> BatchTopKCrosscoderConfig:
         return BatchTopKCrosscoderConfig(
@@ -142,12 +153,8 @@ def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, A
         )
 
     return {
-        "L1": L1CrosscoderConfig(
-            d_in=2 * d_model,
-            d_sae=d_sae,
-            l1_coefficient=config.mu,
-            l1_warm_up_steps=config.steps // 10,
-        ),
+        "L1": L1CrosscoderConfig(**l1),
+        "L1 shared": SharedL1CrosscoderConfig(**l1, n_shared=d_sae // 2),
         "BatchTopK": batchtopk([d_model, d_model], ["base", "chat"], config.k),
         "difference SAE": batchtopk([d_model], ["difference"], config.k / 2),
     }

@@ -30,7 +30,9 @@ def flag_scores(planted: PlantedPair, run: PlantedRun) -> pd.DataFrame:
     truth = run.base_share < thresholds.nu_error
     wanted = np.flatnonzero(np.isin(planted.kinds, CHAT_SPECIFIC))
     rows = {}
-    for name, (score, flagged) in flags(run.table, thresholds).items():
+    nothing = np.zeros(len(run.table), dtype=bool)  # the mean difference ranks, it has no threshold
+    raised = {**flags(run.table, thresholds), "mean difference": (run.drift, nothing)}
+    for name, (score, flagged) in raised.items():
         flagged = flagged & scored
         found = np.intersect1d(run.feature[flagged & truth], wanted)
         rows[name] = {

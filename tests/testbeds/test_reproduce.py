@@ -35,6 +35,8 @@ def test_a_crosscoder_that_is_the_dictionary_scores_perfectly_by_delta() -> None
     assert spoilt["precision"] == pytest.approx(20 / 30, abs=0.04)
     assert spoilt["recall"] == 1.0
     assert scores.loc["verdict", "precision"] == 1.0
+    assert scores.loc["mean difference", "flagged"] == 0  # it ranks, it has no threshold
+    assert 0.5 < scores.loc["mean difference", "auroc"] < 1
 
 
 def test_refitted_norms_of_absent_decoders_have_honest_intervals() -> None:
@@ -99,9 +101,9 @@ def test_reproduce_in_miniature(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "reproduce.json").read_text())
     assert {row["architecture"] for row in content["scores"]} == {
-        "L1", "BatchTopK", "difference SAE",
+        "L1", "L1 shared", "BatchTopK", "difference SAE",
     }  # fmt: skip
-    assert len(content["scores"]) == 18
+    assert len(content["scores"]) == 28
     assert 0.8 < content["claims"][0]["shrinkage"]["condition_agreement"] <= 1
     assert len(content["coverage"]) == 7
     table = load_table(tmp_path / "failures-0" / "L1.parquet")
