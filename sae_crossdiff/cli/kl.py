@@ -10,7 +10,13 @@ import typer
 from sae_crossdiff.activations import TextSource, token_sequences
 from sae_crossdiff.cli.shared import console, one_line_errors
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.interventions import kl_experiment, latent_sets, pool_draws, standard_conditions
+from sae_crossdiff.interventions import (
+    kl_experiment,
+    latent_sets,
+    pool_draws,
+    single_latents,
+    standard_conditions,
+)
 from sae_crossdiff.reporting.audit import audit_sources
 from sae_crossdiff.reporting.causal import kl_rows
 from sae_crossdiff.reporting.run_folder import LoadedRun, load_run
@@ -35,6 +41,9 @@ def kl(
         int, typer.Option(help="latents per ranked and random set; 0: as many as chat-specific")
     ] = 0,
     draws: Annotated[int, typer.Option(help="random sets per kind of control")] = 5,
+    singles: Annotated[
+        int, typer.Option(help="latents patched one by one, by verdict score; for the report")
+    ] = 12,
     crosscoder: Annotated[str, typer.Option(help="name, if the run has several")] = "",
     dtype: Annotated[str, typer.Option(help="of the models; bfloat16 logits are coarse")] = (
         "float32"
@@ -52,7 +61,7 @@ def kl(
     sources = _sources(loaded, dialogues or [], dialogues_column)
     context = loaded.config.text.context_size
     sequences = list(token_sequences(sources, loaded.pair.tokenizer, context, n_tokens))
-    sets = latent_sets(loaded.table, size or None, draws)
+    sets = latent_sets(loaded.table, size or None, draws) | single_latents(loaded.table, singles)
     console.print(
         f"[bold]{len(standard_conditions(sets))} conditions[/] at {loaded.pair.hook_name}, "
         f"{sum(map(len, sequences)):,} tokens; f comes from both models (an oracle)"

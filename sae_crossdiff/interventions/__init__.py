@@ -13,7 +13,7 @@ from sae_crossdiff.interventions.kl import (
     pool_draws,
     standard_conditions,
 )
-from sae_crossdiff.interventions.latent_sets import latent_sets
+from sae_crossdiff.interventions.latent_sets import latent_sets, single_latents
 from sae_crossdiff.interventions.positions import (
     ASSISTANT,
     EVERYWHERE,
@@ -77,6 +77,7 @@ __all__ = [
     "plain_prompt",
     "pool_draws",
     "score_edits",
+    "single_latents",
     "splice_quality",
     "standard_conditions",
     "turn_end_ids",

@@ -62,6 +62,13 @@ def latent_sets(
     return sets
 
 
+def single_latents(table: pd.DataFrame, n: int, min_active: int = 30) -> dict[str, list[int]]:
+    """One set ("latent 17") for each of the `n` latents with the highest verdict scores."""
+    live: Any = table.loc[table["active_tokens"] >= min_active, "specificity"].dropna()
+    order = live.sort_values(ascending=False, kind="stable").index[:n]
+    return {f"latent {j}": [int(j)] for j in order}
+
+
 def rank_by_delta(table: pd.DataFrame) -> list[int]:
     """Latents by relative decoder norm, most chat-sided first."""
     return table["delta"].sort_values(ascending=False, kind="stable").index.tolist()

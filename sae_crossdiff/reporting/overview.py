@@ -89,3 +89,12 @@ def causal_rows(scores: pd.DataFrame, confidence: float = 0.95) -> list[dict[str
         {str(k): None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()}
         for r in rows
     ]
+
+
+def split_singles(scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, pd.DataFrame]]:
+    """(scores of sets, latent -> scores of that latent patched alone, with "none" beside it)."""
+    single = scores["condition"].str.extract(r"^latent (\d+)$", expand=False)
+    sets: Any = scores[single.isna()]
+    none: Any = scores[scores["condition"] == "none"]
+    alone = {int(j): pd.concat([none, rows]) for j, rows in scores.groupby(single)}
+    return sets, alone

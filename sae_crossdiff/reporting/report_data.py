@@ -26,7 +26,7 @@ from sae_crossdiff.reporting.details import TokenTable, latent_details
 from sae_crossdiff.reporting.example_files import HISTOGRAMS, load_examples
 from sae_crossdiff.reporting.lens import TopTokens, decoder_lenses
 from sae_crossdiff.reporting.neighbours import nearest_latents
-from sae_crossdiff.reporting.overview import causal_rows, overview
+from sae_crossdiff.reporting.overview import causal_rows, overview, split_singles
 from sae_crossdiff.reporting.packing import pack
 
 _FIRES_ON_COLUMNS = ["latent", "text", "group", "activation", "token"]
@@ -83,6 +83,7 @@ def report_payload(sources: ReportSources, config: ReportConfig) -> str:
         "relevance": np.array(order, dtype=np.int32),
         "fires_on": np.vectorize(tokens.number, otypes=[np.int32])(peaks),
     }
+    sets, alone = (None, {}) if sources.kl is None else split_singles(sources.kl)
     details = latent_details(
         latents,
         table,
@@ -92,13 +93,16 @@ def report_payload(sources: ReportSources, config: ReportConfig) -> str:
         _lenses(sources, latents, config.n_tokens),
         tokens,
     )
+    for latent, scores in alone.items():
+        if str(latent) in details:
+            details[str(latent)]["kl"] = causal_rows(scores)[-1]
     content = {
         "overview": overview(table, sources.crosscoder),
         "categories": CATEGORIES,
         "colours": {verdict: figures.COLOURS[verdict] for verdict in VERDICTS},
-        "figures": _figures(sources, histograms, order[0]),
+        "figures": _figures(sources, histograms, order[0], sets),
         "details": details,
-        "kl": None if sources.kl is None else causal_rows(sources.kl),
+        "kl": None if sets is None else causal_rows(sets),
         "tokens": tokens.texts,
     }
     return pack(content, arrays)
@@ -122,7 +126,7 @@ def _lenses(sources: ReportSources, latents: list[int], n: int) -> dict[str, Top
 
 
 def _figures(
-    sources: ReportSources, histograms: pd.DataFrame, latent: int
+    sources: ReportSources, histograms: pd.DataFrame, latent: int, kl: pd.DataFrame | None
 ) -> dict[str, dict[str, Any]]:
     limits = sources.table.attrs["thresholds"]
     found = {
@@ -132,6 +136,6 @@ def _figures(
         for target in ("error", "reconstruction")
     }
     found["histogram"] = figures.activation_histogram(histograms, latent)
-    if sources.kl is not None:
-        found["kl"] = figures.kl_by_condition(sources.kl)
+    if kl is not None:
+        found["kl"] = figures.kl_by_condition(kl)
     return {name: figures.on_any_background(figure) for name, figure in found.items()}

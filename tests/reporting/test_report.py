@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from sae_crossdiff import CrossdiffError, HookedModelPair, load_table
 from sae_crossdiff.cli import app
+from sae_crossdiff.interventions import single_latents
 from sae_crossdiff.reporting import load_examples
 from sae_crossdiff.reporting.columns import by_relevance, fires_on, table_arrays
 from sae_crossdiff.reporting.example_files import HISTOGRAMS
@@ -221,7 +222,8 @@ def audited(pair: HookedModelPair, tmp_path_factory: pytest.TempPathFactory) -> 
          "--total-tokens", "8192", "--batch-size", "512", "--warm-up-steps", "2",
          "--threshold-from-step", "5", "--dtype", "float32", "--output", str(run)],
         ["table", str(run), "--n-tokens", "3000"],
-        ["kl", str(run), "--n-tokens", "300", "--size", "2", "--draws", "2"],
+        ["kl", str(run), "--n-tokens", "300", "--size", "2", "--draws", "2",
+         "--singles", "3"],
     ]  # fmt: skip
     for command in commands:
         result = RUNNER.invoke(app, command)
@@ -238,7 +240,15 @@ def test_report_command(audited: Path, pair: HookedModelPair) -> None:
     content, _ = payload_of(file)
     assert 40 in map(int, content["details"])
     assert {row["condition"] for row in content["kl"]} >= {"none", "all", "identity"}
+    assert not [row for row in content["kl"] if row["condition"].startswith("latent")]
     table = load_table(file.parent / "latent_table.parquet")
+    scores = pd.read_parquet(file.parent / "kl.parquet")
+    singles = single_latents(table, 3)
+    for name, (latent,) in singles.items():
+        means = scores[scores["group"] == "all"].groupby("condition")["kl"].mean()
+        shown = content["details"][str(latent)]["kl"]["recovered"]
+        assert shown == pytest.approx(1 - means[name] / means["none"])
+    assert len(singles) == sum("kl" in found for found in content["details"].values()) == 3
     alive = by_relevance(table)[0]
     lens = content["details"][str(alive)]["lens"]
     assert len(lens["chat"]) == 10

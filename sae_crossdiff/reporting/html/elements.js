@@ -34,7 +34,7 @@ function fixed(value, digits = 2) {
 }
 
 const count = (value) => value.toLocaleString("en");
-const percent = (value) => (Number.isNaN(value) ? "–" : `${Math.round(100 * value) + 0} %`.replace("-", "−"));
+const percent = (value, digits = 0) => (Number.isNaN(value) ? "–" : `${Number((100 * value).toFixed(digits)) + 0} %`.replace("-", "−"));
 
 function interval(name, latent) {
   const low = data.columns[`${name}_low`][latent];

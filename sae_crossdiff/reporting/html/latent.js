@@ -66,6 +66,12 @@ function numbers(latent, details) {
     const both = `${fixed(base)} / ${fixed(chat)}`;
     rows.push(el("tr", {}, el("th", { scope: "row" }, `β ${target.replaceAll("_", " ")}, base / chat`), el("td", { class: "number", colspan: 2 }, both), el("td")));
   }
+  const kl = details?.kl;
+  if (kl) {
+    const back = (share) => percent(share, 1);
+    rows.push(el("tr", {}, el("th", { scope: "row" }, "patched alone: share of the KL gap"), el("td", { class: "number" }, back(kl.recovered)),
+      el("td", { class: "number interval" }, kl.recovered_low === null ? "" : `${back(kl.recovered_low)} to ${back(kl.recovered_high)}`), el("td")));
+  }
   const twin = columns.twin[latent];
   if (twin >= 0) rows.push(el("tr", {}, el("th", { scope: "row" }, "twin"), el("td", {}, latentLink(twin)), el("td", { class: "number" }, `cosine ${fixed(columns.twin_cosine[latent])}`), el("td")));
   return el("section", {}, el("h3", {}, "Numbers, with 95 % intervals"), el("div", { class: "scroll-x" }, el("table", {}, el("tbody", {}, ...rows))),
