@@ -156,7 +156,8 @@ class _Counts(NamedTuple):
     ) -> _Counts:
         if histogram is None or examples is None:
             return cls(np.zeros(1), np.zeros(1), 0.0, n_tokens)
-        both: Any = histogram.groupby(["low", "high"])["tokens"].sum().reset_index()
+        both: Any = histogram.groupby(["low", "high"])["tokens"].sum()
+        both = both.reset_index()
         strongest = float(examples["activation"].max())
         # Bins without tokens are not in the frame; the last one reaches beyond the strongest.
         edges = np.stack([both["low"], both["high"].clip(upper=strongest)], 1).ravel()

@@ -96,5 +96,5 @@ def split_singles(scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, pd.Data
     single = scores["condition"].str.extract(r"^latent (\d+)$", expand=False)
     sets: Any = scores[single.isna()]
     none: Any = scores[scores["condition"] == "none"]
-    alone = {int(j): pd.concat([none, rows]) for j, rows in scores.groupby(single)}
+    alone = {int(str(j)): pd.concat([none, rows]) for j, rows in scores.groupby(single)}
     return sets, alone

@@ -72,7 +72,6 @@ SETTINGS = {
 # Tuned on plain text only: what is called chat-specific there is false.
 SETTINGS |= {f"{name}-noop": settings for name, settings in SETTINGS.items()}
 BATCH_SIZE = 2048
-TOP_LATENTS = 30
 REPORTED = (
     "nu_error",
     "nu_error_low",
@@ -191,28 +190,30 @@ def report_findings(
 def behaviour_latents(
     table: pd.DataFrame, crosscoder: Any, training: ActivationBatch, held_out: ActivationBatch
 ) -> list[dict[str, Any]]:
-    """For each behaviour the best of all latents that fired, and of the `TOP_LATENTS` with the
-    highest verdict scores; `rank` is by that score.
+    """For each behaviour the best of all latents that fired, and the best of those judged
+    chat-specific; `rank` is by verdict score.
 
     They are chosen on training documents and scored on held-out ones: choosing and scoring on the
     same tokens would flatter them.
     """
-    ranked = most_chat_specific(table, len(table)).index
-    if ranked.empty:
+    ranked: list[int] = most_chat_specific(table, len(table)).index.tolist()
+    if not ranked:
         return []
     chosen = span_aurocs(crosscoder, training, ranked, BEHAVIOURS)
-    choices = {"all": chosen, f"top {TOP_LATENTS}": chosen.iloc[:TOP_LATENTS]}
+    specific = table["verdict"] == "chat-specific"
+    choices = {"all": chosen, "chat-specific": chosen[specific[chosen.index]]}
     rows = [
         {"behaviour": behaviour, "best_of": name, "latent": int(aurocs[behaviour].idxmax())}
         for behaviour in BEHAVIOURS
         for name, aurocs in choices.items()
+        if len(aurocs)
     ]
     latents = [row["latent"] for row in rows]
     scored = span_aurocs(crosscoder, held_out, latents, BEHAVIOURS)
     for i, row in enumerate(rows):
         numbers = table.loc[row["latent"], list(REPORTED)].astype(float).to_dict()
         row |= {
-            "rank": ranked.get_loc(row["latent"]) + 1,
+            "rank": ranked.index(row["latent"]) + 1,
             "verdict": str(table.loc[row["latent"], "verdict"]),
             **numbers,
             "auroc": float(scored[row["behaviour"]].iloc[i]),
