@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 from sae_crossdiff import CrossdiffError, HookedModelPair, load_table
 from sae_crossdiff.cli import app
@@ -28,8 +27,8 @@ from sae_crossdiff.reporting.report import report_run, write_report
 from sae_crossdiff.reporting.report_data import ReportConfig, ReportSources, detailed_latents
 from sae_crossdiff.testbeds.tiny_pair import tiny_pair
 from tests.interventions.conftest import random_crosscoder
+from tests.reporting.conftest import RUNNER
 
-RUNNER = CliRunner(env={"COLUMNS": "200", "HF_HUB_OFFLINE": "1"})
 DTYPES = {"Float32Array": "<f4", "Int32Array": "<i4", "Uint8Array": "u1"}
 
 
@@ -200,36 +199,6 @@ def test_sources_that_do_not_belong_together(sources: ReportSources, tmp_path: P
     short.attrs = sources.table.attrs
     with pytest.raises(CrossdiffError, match="200 latents and the crosscoder 300"):
         write_report(sources._replace(table=short), tmp_path / "report.html")
-
-
-@pytest.fixture(scope="module")
-def audited(pair: HookedModelPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with table, examples and KL results, made by the commands themselves."""
-    folder = tmp_path_factory.mktemp("audited")
-    base, chat = tiny_pair()
-    dialogues = folder / "chat.jsonl"
-    messages = [
-        {"role": "user", "content": "What is a computer?"},
-        {"role": "assistant", "content": "Ahoy, good question! A machine."},
-    ]
-    dialogues.write_text("\n".join([json.dumps({"messages": messages})] * 60))
-    plain = folder / "plain.jsonl"
-    plain.write_text("\n".join([json.dumps({"text": "The ship sails to the harbour. " * 8})] * 60))
-    run = folder / "run"
-    commands = [
-        ["train", "--base", str(base), "--chat", str(chat), "--hook", "blocks.1.hook_resid_post",
-         "--text", str(plain), "--dialogues", str(dialogues), "--d-sae", "64", "--k", "4",
-         "--total-tokens", "8192", "--batch-size", "512", "--warm-up-steps", "2",
-         "--threshold-from-step", "5", "--dtype", "float32", "--output", str(run)],
-        ["table", str(run), "--n-tokens", "3000"],
-        ["kl", str(run), "--n-tokens", "300", "--size", "2", "--draws", "2",
-         "--singles", "3"],
-    ]  # fmt: skip
-    for command in commands:
-        result = RUNNER.invoke(app, command)
-        assert result.exit_code == 0, result.output
-    assert "Next: crossdiff report" in RUNNER.invoke(app, commands[1]).output
-    return run
 
 
 def test_report_command(audited: Path, pair: HookedModelPair) -> None:
