@@ -19,7 +19,7 @@ Nominal 95 % intervals for nu_error on planted documents, 200 data sets, share t
 
 Rare latents have a denominator that is itself uncertain. Fieller's interval says so: where the data
 do not even show that B differs from zero it is unbounded, (-inf, inf).
-`sae_crossdiff.testbeds.coverage` measures this interval again.
+`sae_crossdiff.testbeds.coverage` measures all three again.
 """
 
 from __future__ import annotations

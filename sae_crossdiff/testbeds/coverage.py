@@ -13,15 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_crossdiff.activations import in_order
-from sae_crossdiff.diffing import DocumentBlocks, LatentScaling, ratio_interval
+from sae_crossdiff.diffing import DocumentBlocks, Interval, LatentScaling, ratio_interval
 from sae_crossdiff.diffing.blocks import N_BLOCKS
 from sae_crossdiff.diffing.refit import RefittedDecoders
+from sae_crossdiff.testbeds.other_intervals import bootstrap_interval, jackknife_interval
 from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
 from sae_crossdiff.testbeds.planted_documents import planted_crosscoder, sample_documents
 
 COUNTS = (5, 15, 30, 60, 120, 300, 800, 100_000)
 """Edges of the bins of active tokens."""
-QUANTITIES = ("nu_error", "nu_reconstruction", "refitted_ratio")
+COLUMNS: dict[str, tuple[str, Callable[..., Interval]]] = {
+    "nu_error": ("nu_error", ratio_interval),
+    "nu_reconstruction": ("nu_reconstruction", ratio_interval),
+    "refitted_ratio": ("refitted_ratio", ratio_interval),
+    "nu_error, jackknife": ("nu_error", jackknife_interval),
+    "nu_error, bootstrap": ("nu_error", bootstrap_interval),
+}
+"""Column -> quantity and interval; the last two only for comparison."""
 # Rates from one token in ten to one in two thousand: most features are rare.
 PAIR = PlantedConfig(max_probability=0.1, min_probability=0.0005)
 
@@ -56,20 +64,20 @@ def measure_coverage(
     active = torch.stack([run.active for run in runs]).numpy()[:, tested]
     columns: dict[tuple[str, str], list[float]] = {}
     bins = [(active >= low) & (active < high) for low, high in pairwise(COUNTS)]
-    for quantity in QUANTITIES:
+    for name, (quantity, interval) in COLUMNS.items():
         terms = [run.terms[quantity] for run in runs]
         # A latent that a data set lacks adds nothing to the truth (and has no interval there).
         sums = [torch.stack([t[i].sum(0).nan_to_num() for t in terms]).sum(0) for i in (0, 1)]
         truth = (sums[0] / sums[1])[torch.from_numpy(tested)].numpy()
         low, high = (
             np.stack(ends)[:, tested]
-            for ends in zip(*(ratio_interval(a, b) for a, b in terms), strict=True)
+            for ends in zip(*(interval(a, b) for a, b in terms), strict=True)
         )
         inside = (low <= truth) & (truth <= high)
         finite, width = np.isfinite(high - low), high - low
-        columns[quantity, "coverage"] = [_or_nan(np.mean, inside[b]) for b in bins]
-        columns[quantity, "bounded"] = [_or_nan(np.mean, finite[b]) for b in bins]
-        columns[quantity, "width"] = [_or_nan(np.median, width[b & finite]) for b in bins]
+        columns[name, "coverage"] = [_or_nan(np.mean, inside[b]) for b in bins]
+        columns[name, "bounded"] = [_or_nan(np.mean, finite[b]) for b in bins]
+        columns[name, "width"] = [_or_nan(np.median, width[b & finite]) for b in bins]
     index = [f"{low} to {high - 1}" for low, high in pairwise(COUNTS)]
     index[-1] = f"from {COUNTS[-2]}"
     table = pd.DataFrame(columns, index=pd.Index(index, name="active tokens"))

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from sae_crossdiff import Crosscoder, CrosscoderConfig, CrossdiffError, load_table
 from sae_crossdiff.cli import app
 from sae_crossdiff.crosscoders.difference import difference_as_crosscoder
+from sae_crossdiff.diffing import ratio_interval
 from sae_crossdiff.testbeds.coverage import PAIR, measure_coverage
+from sae_crossdiff.testbeds.other_intervals import bootstrap_interval, jackknife_interval
 from sae_crossdiff.testbeds.planted import PlantedConfig, PlantedPair
 from sae_crossdiff.testbeds.planted_documents import planted_crosscoder
 from sae_crossdiff.testbeds.planted_training import audit_planted
@@ -45,6 +47,17 @@ def test_refitted_norms_of_absent_decoders_have_honest_intervals() -> None:
     table = measure_coverage(25, planted=planted, tested=chat_only)
     # Of first order only, without what the refit itself moves by, these were .65 and .37.
     assert (table["refitted_ratio", "coverage"].loc[["120 to 299", "300 to 799"]] > 0.85).all()
+
+
+def test_intervals_agree_where_the_ratio_is_a_mean() -> None:
+    torch.manual_seed(0)
+    values, ones = torch.randn(32, 6, dtype=torch.float64) + 3, torch.ones(32, 6)
+    ours = ratio_interval(values, ones)
+    jackknife = jackknife_interval(values, ones.double())
+    bootstrap = bootstrap_interval(values, ones.double())
+    for end in ("low", "high"):
+        np.testing.assert_allclose(getattr(jackknife, end), getattr(ours, end), rtol=1e-9)
+        np.testing.assert_allclose(getattr(bootstrap, end), getattr(ours, end), atol=0.06)
 
 
 def test_attention_sinks_do_not_spoil_the_matching() -> None:
