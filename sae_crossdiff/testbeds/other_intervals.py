@@ -20,7 +20,7 @@ def jackknife_interval(
     ratio = numerator.sum(0) / denominator.sum(0)
     without = (numerator.sum(0) - numerator) / (denominator.sum(0) - denominator)
     spread = (without - without.mean(0)).pow(2).sum(0) * (n_blocks - 1) / n_blocks
-    half = stats.t.ppf(0.5 + confidence / 2, n_blocks - 1) * spread.sqrt()
+    half = float(stats.t.ppf(0.5 + confidence / 2, n_blocks - 1)) * spread.sqrt()
     return Interval((ratio - half).numpy(), (ratio + half).numpy())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -52,6 +54,6 @@ def test_refuses_what_has_no_mean() -> None:
         mean_difference([batch], (1, LENGTH))
     with pytest.raises(CrossdiffError, match="two are needed at each"):
         mean_difference([])
-    odd = ActivationBatch(batch.acts[:, 1:], *(batch.positions,) * 3)
+    odd = replace(batch, acts=batch.acts[:, 1:])
     with pytest.raises(CrossdiffError, match="equal width"):
         mean_difference([odd])
