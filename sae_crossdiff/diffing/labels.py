@@ -50,6 +50,7 @@ def span_aurocs(
     latents: Sequence[int],
     labels: Iterable[str],
     latents_at_once: int = 256,
+    n_unlabelled: int | None = None,
 ) -> pd.DataFrame:
     """AUROC of each latent (rows) for the spans of each label (columns).
 
@@ -59,6 +60,7 @@ def span_aurocs(
 
     Args:
         latents_at_once: bounds memory, 4 bytes times this times tokens.
+        n_unlabelled: windows of unlabelled text to compare with, evenly spaced; all if None.
 
     Raises:
         CrossdiffError: a label that no token carries.
@@ -68,12 +70,16 @@ def span_aurocs(
     parts = []
     for start in range(0, len(index), latents_at_once):
         some = index[start : start + latents_at_once].tolist()
-        parts.append(window_aurocs(latent_activations(crosscoder, tokens, some), tokens, labels))
+        acts = latent_activations(crosscoder, tokens, some)
+        parts.append(window_aurocs(acts, tokens, labels, n_unlabelled))
     return pd.DataFrame(np.concatenate(parts), index, labels)
 
 
 def window_aurocs(
-    scores: NDArray[np.float32], tokens: ActivationBatch, labels: Iterable[str]
+    scores: NDArray[np.float32],
+    tokens: ActivationBatch,
+    labels: Iterable[str],
+    n_unlabelled: int | None = None,
 ) -> NDArray[np.float64]:
     """`span_aurocs` of any scores [tokens, n], as [n, labels]."""
     padded = np.concatenate([scores, np.full_like(scores[:1], -np.inf)])  # for spans at the end
@@ -84,6 +90,9 @@ def window_aurocs(
                 f"no token is labelled {label!r}: the labels here are {sorted(tokens.masks)}"
             )
         positive, negative = labelled_windows(tokens, label)
+        if n_unlabelled is not None and len(negative) > n_unlabelled:
+            spaced = np.linspace(0, len(negative) - 1, n_unlabelled).round().astype(int)
+            negative = [negative[i] for i in spaced]
         edges = [edge for w in (*positive, *negative) for edge in (w.start, w.stop)]
         peaks = np.maximum.reduceat(padded, edges)[::2]
         columns.append(auroc(peaks, np.arange(len(peaks)) < len(positive)))

@@ -199,7 +199,7 @@ def behaviour_latents(
     ranked: list[int] = most_chat_specific(table, len(table)).index.tolist()
     if not ranked:
         return []
-    chosen = span_aurocs(crosscoder, training, ranked, BEHAVIOURS)
+    chosen = span_aurocs(crosscoder, training, ranked, BEHAVIOURS, n_unlabelled=2000)
     specific = table["verdict"] == "chat-specific"
     choices = {"all": chosen, "chat-specific": chosen[specific[chosen.index]]}
     rows = [

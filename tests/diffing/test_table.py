@@ -247,6 +247,10 @@ def test_span_aurocs_compare_spans_with_windows_of_the_same_lengths() -> None:
     expected = np.mean([(p > n) + 0.5 * (p == n) for p in maxima[0] for n in maxima[1]])
     found = span_aurocs(crosscoder, batch, [1, 3], ["phrase"])
     assert found.loc[3, "phrase"] == pytest.approx(expected)
+    ends = [maxima[1][0], maxima[1][-1]]  # two unlabelled windows only: the first and the last
+    expected = np.mean([(p > n) + 0.5 * (p == n) for p in maxima[0] for n in ends])
+    few = span_aurocs(crosscoder, batch, [1, 3], ["phrase"], latents_at_once=1, n_unlabelled=2)
+    assert few.loc[3, "phrase"] == pytest.approx(expected)
     with pytest.raises(CrossdiffError, match="no token is labelled 'opener'"):
         span_aurocs(crosscoder, batch, [1], ["opener"])
 
