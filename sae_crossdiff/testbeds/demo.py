@@ -6,11 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from sae_crossdiff.activations import ActivationBatch, TextSource, in_order
+from sae_crossdiff.activations import TextSource, in_order
 from sae_crossdiff.activations.outliers import OutlierReport
 from sae_crossdiff.crosscoders import BatchTopKCrosscoderConfig
 from sae_crossdiff.diffing import (
@@ -18,7 +17,6 @@ from sae_crossdiff.diffing import (
     latent_table,
     most_chat_specific,
     save_table,
-    span_aurocs,
 )
 from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.provenance import Provenance
@@ -34,6 +32,7 @@ from sae_crossdiff.reporting import (
 )
 from sae_crossdiff.reporting.difference_lens import lens_rows
 from sae_crossdiff.reporting.report import report_run
+from sae_crossdiff.testbeds.behaviour_latents import behaviour_latents, behaviour_sets
 from sae_crossdiff.testbeds.demo_baselines import demo_lenses, lens_aurocs
 from sae_crossdiff.testbeds.demo_pair import demo_pair
 from sae_crossdiff.testbeds.dialogues import BEHAVIOURS, load_dialogues, plain_text
@@ -72,15 +71,6 @@ SETTINGS = {
 # Tuned on plain text only: what is called chat-specific there is false.
 SETTINGS |= {f"{name}-noop": settings for name, settings in SETTINGS.items()}
 BATCH_SIZE = 2048
-REPORTED = (
-    "nu_error",
-    "nu_error_low",
-    "nu_error_high",
-    "nu_reconstruction",
-    "nu_reconstruction_low",
-    "nu_reconstruction_high",
-    "q_specific",
-)
 
 
 def run_demo(
@@ -167,6 +157,9 @@ def report_findings(
     console.print(latent_rows(top, contexts, "The most chat-specific latents, by verdict score"))
     behaviours = behaviour_latents(table, crosscoder, data.training, data.held_out)
     console.print(behaviour_table(behaviours))
+    sets = behaviour_sets(table, crosscoder, data.training, data.held_out)
+    together = (f"{r['behaviour']} {r['auroc']:.3f} ({len(r['latents'])} latents)" for r in sets)
+    console.print("Chat-specific latents together, AUROC: " + ("; ".join(together) or "none"))
     lenses = demo_lenses(pair, data.training)
     for kind, lens in lenses.items():
         console.print(lens_rows(lens.table, f"Baseline: mean difference on first tokens, {kind}"))
@@ -176,6 +169,7 @@ def report_findings(
     findings = {
         "quality": quality,
         "behaviours": behaviours,
+        "behaviour_sets": sets,
         "difference_lens": baseline,
         "verdicts": table["verdict"].value_counts().to_dict(),
         "nulls": table.attrs["nulls"],
@@ -185,40 +179,6 @@ def report_findings(
         report = report_run(result.output_path, pair=pair)
     _print_next_steps(result.output_path, report, console)
     return path
-
-
-def behaviour_latents(
-    table: pd.DataFrame, crosscoder: Any, training: ActivationBatch, held_out: ActivationBatch
-) -> list[dict[str, Any]]:
-    """For each behaviour the best of all latents that fired, and the best of those judged
-    chat-specific; `rank` is by verdict score.
-
-    They are chosen on training documents and scored on held-out ones: choosing and scoring on the
-    same tokens would flatter them.
-    """
-    ranked: list[int] = most_chat_specific(table, len(table)).index.tolist()
-    if not ranked:
-        return []
-    chosen = span_aurocs(crosscoder, training, ranked, BEHAVIOURS, n_unlabelled=2000)
-    specific = table["verdict"] == "chat-specific"
-    choices = {"all": chosen, "chat-specific": chosen[specific[chosen.index]]}
-    rows = [
-        {"behaviour": behaviour, "best_of": name, "latent": int(aurocs[behaviour].idxmax())}
-        for behaviour in BEHAVIOURS
-        for name, aurocs in choices.items()
-        if len(aurocs)
-    ]
-    latents = [row["latent"] for row in rows]
-    scored = span_aurocs(crosscoder, held_out, latents, BEHAVIOURS)
-    for i, row in enumerate(rows):
-        numbers = table.loc[row["latent"], list(REPORTED)].astype(float).to_dict()
-        row |= {
-            "rank": ranked.index(row["latent"]) + 1,
-            "verdict": str(table.loc[row["latent"], "verdict"]),
-            **numbers,
-            "auroc": float(scored[row["behaviour"]].iloc[i]),
-        }
-    return rows
 
 
 def pair_folders(pair_name: str, console: Console, cache: Path | None = None) -> PairFolders:
