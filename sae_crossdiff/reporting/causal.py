@@ -76,7 +76,10 @@ def _latent(latent: int, f: float, verdict: str) -> Text:
 
 
 def _interval(value: float, low: float, high: float, percent: bool = False) -> str:
-    form = (lambda x: f"{x:.0%}") if percent else (lambda x: f"{x:.3f}")
+    def form(x: float) -> str:
+        rounded = round(x, 2 if percent else 3) + 0.0  # no "-0"
+        return f"{rounded:.0%}" if percent else f"{rounded:.3f}"
+
     return form(value) if low != low else f"{form(value)} [{form(low)}, {form(high)}]"
 
 
