@@ -128,11 +128,15 @@ class _Sides(NamedTuple):
 def specificity(table: pd.DataFrame, thresholds: VerdictThresholds) -> pd.Series:
     """The verdict score: 1 = nothing of it in the base, 0 = at a threshold, negative = fails.
 
-    1 - max(|nu_error| / threshold, |nu_reconstruction| / threshold). NaN for latents that are no
-    candidates: fewer than `min_active` active tokens, or a refitted base decoder that is larger
-    than the chat decoder.
+    1 - max of |nu_error|, |nu_reconstruction| and the refitted ||d_base|| / ||d_chat||, each over
+    its threshold. NaN for latents that are no candidates: fewer than `min_active` active tokens, or
+    a refitted base decoder that is larger than the chat decoder.
     """
-    error = table["nu_error"].abs() / thresholds.nu_error
-    reconstruction = table["nu_reconstruction"].abs() / thresholds.nu_reconstruction
-    candidate = (table["active_tokens"] >= thresholds.min_active) & (table["refitted_delta"] > 0.5)
-    return (1 - np.maximum(error, reconstruction)).where(candidate)
+    delta = table["refitted_delta"]
+    shares = [
+        table["nu_error"].abs() / thresholds.nu_error,
+        table["nu_reconstruction"].abs() / thresholds.nu_reconstruction,
+        (1 - delta) / (1 - thresholds.refitted_delta),  # = the ratio of norms over its threshold
+    ]
+    candidate = (table["active_tokens"] >= thresholds.min_active) & (delta > 0.5)
+    return (1 - pd.concat(shares, axis=1).max(axis=1, skipna=False)).where(candidate)

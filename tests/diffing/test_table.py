@@ -209,14 +209,15 @@ def test_a_table_without_intervals_is_refused() -> None:
 
 
 def test_most_chat_specific_is_sorted_by_margin() -> None:
-    settings = [(0.1, 0.0, 0.9), (0.02, 0.0, 0.9), (0.0, 0.4, 0.9), (0.9, 0.9, 0.9), (0, 0, 0.4)]
+    settings = [(0.1, 0.0, 0.9), (0.02, 0.0, 0.9), (0.0, 0.4, 0.9), (0.9, 0.9, 0.9)]
+    settings += [(0, 0, 0.58), (0, 0, 0.4)]  # fails by the refit alone; the larger base decoder
     table = pd.DataFrame(
         [row(nu_error=e, nu_reconstruction=r, refitted_delta=d) for e, r, d in settings]
     )
     table["specificity"] = specificity(table, VerdictThresholds())
-    top = most_chat_specific(table, 5)
-    assert top.index.tolist() == [1, 0, 2, 3]  # the last has the larger base decoder
-    assert top["specificity"].tolist() == pytest.approx([0.9, 0.5, 0.2, -3.5])
+    top = most_chat_specific(table, 6)
+    assert top.index.tolist() == [1, 0, 2, 4, 3]
+    assert top["specificity"].tolist() == pytest.approx([0.75, 0.5, 0.2, -0.05, -3.5])
 
 
 def test_auroc_equals_pair_counting() -> None:
