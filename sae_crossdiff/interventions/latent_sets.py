@@ -63,7 +63,13 @@ def latent_sets(
 
 
 def single_latents(table: pd.DataFrame, n: int, min_active: int = 30) -> dict[str, list[int]]:
-    """One set ("latent 17") for each of the `n` latents with the highest verdict scores."""
+    """One set ("latent 17") for each of the `n` latents with the highest verdict scores.
+
+    Raises:
+        CrossdiffError: a negative `n`.
+    """
+    if n < 0:
+        raise CrossdiffError(f"{n} latents patched one by one: give none (0) or more")
     live: Any = table.loc[table["active_tokens"] >= min_active, "specificity"].dropna()
     order = live.sort_values(ascending=False, kind="stable").index[:n]
     return {f"latent {j}": [int(j)] for j in order}

@@ -19,6 +19,7 @@ from sae_crossdiff.interventions import (
     kl_table,
     latent_sets,
     pool_draws,
+    single_latents,
     standard_conditions,
 )
 from sae_crossdiff.interventions.scoring import Reference, compare
@@ -199,6 +200,17 @@ def test_table_has_means_and_intervals_over_documents() -> None:
     assert (mean, low, high) == pytest.approx((0.2, 0.2, 0.2))
     with pytest.raises(CrossdiffError, match="no positions in the group"):
         kl_table(scores, "first")
+
+
+def test_single_latents_are_the_first_by_score_among_the_living() -> None:
+    table = pd.DataFrame(
+        {"specificity": [0.9, np.nan, -1.0, 0.5, 0.7], "active_tokens": [29, 90, 90, 90, 90]}
+    )
+    assert single_latents(table, 2) == {"latent 4": [4], "latent 3": [3]}
+    assert list(single_latents(table, 9)) == ["latent 4", "latent 3", "latent 2"]
+    assert single_latents(table, 0) == {}
+    with pytest.raises(CrossdiffError, match="none \\(0\\) or more"):
+        single_latents(table, -3)
 
 
 def test_sets_of_latents() -> None:
