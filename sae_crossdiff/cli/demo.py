@@ -32,7 +32,9 @@ def demo(
     cache: Annotated[
         Path | None, typer.Option(help="where the Gemma pair is unpacked, once")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the crosscoder and the order of its text")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="of the crosscoder, the order of its text, what is held out")
+    ] = 0,
 ) -> None:
     """The whole path on a pair whose answer is known: models in, audited latents out.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sae_crossdiff.activations import TextSource, token_sequences
-from sae_crossdiff.cli.shared import console, one_line_errors
+from sae_crossdiff.cli.shared import console, dialogue_sources, one_line_errors
 from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.interventions import (
     kl_experiment,
@@ -20,9 +20,6 @@ from sae_crossdiff.interventions import (
 from sae_crossdiff.reporting.audit import audit_sources
 from sae_crossdiff.reporting.causal import kl_rows
 from sae_crossdiff.reporting.run_folder import LoadedRun, load_run
-from sae_crossdiff.testbeds.dialogues import load_dialogues
-
-DEMO_SPLITS = ("heldout", "analysis")
 
 
 @one_line_errors
@@ -87,11 +84,4 @@ def _sources(loaded: LoadedRun, dialogues: list[str], column: str) -> list[TextS
         if not own:
             raise CrossdiffError("this run read no dialogues: pass --dialogues")
         return own
-    return [_demo_split(d) or TextSource(d, kind="chat", column=column) for d in dialogues]
-
-
-def _demo_split(name: str) -> TextSource | None:
-    if name not in DEMO_SPLITS or Path(name).exists():
-        return None
-    rows = [dialogue.messages for dialogue in load_dialogues(name)]  # type: ignore[arg-type]
-    return TextSource(rows, kind="chat")
+    return dialogue_sources(dialogues, column)

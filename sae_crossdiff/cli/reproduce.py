@@ -29,7 +29,8 @@ def reproduce(
 ) -> None:
     """The paper's claims on planted pairs, where the truth is known (minutes on two cores).
 
-    Trains an L1 and a BatchTopK crosscoder on the same batches of each pair, audits both, and
+    Trains an L1 crosscoder, one with designated shared latents, a BatchTopK crosscoder and an SAE
+    on the activation difference on the same batches of each pair, audits them, and
     scores every flag for "chat-specific" against what was planted: Delta alone, either nu, both,
     both with intervals, the verdict. Pairs: a standard one; a large mean and attention sinks; the
     known failures (weaker, composed, rarer, correlated, hierarchical features); rare features; two

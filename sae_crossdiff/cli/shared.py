@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
+from sae_crossdiff.activations import TextSource
 from sae_crossdiff.errors import CrossdiffError
+from sae_crossdiff.testbeds.dialogues import load_dialogues
 
 console = Console()
 
@@ -31,6 +34,21 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+DEMO_SPLITS = ("heldout", "analysis")
+
+
+def dialogue_sources(names: Iterable[str], column: str = "messages") -> list[TextSource]:
+    """Dialogues from hub ids or files; `heldout` and `analysis` are the demo's own."""
+    return [_demo_split(name) or TextSource(name, kind="chat", column=column) for name in names]
+
+
+def _demo_split(name: str) -> TextSource | None:
+    if name not in DEMO_SPLITS or Path(name).exists():
+        return None
+    rows = [dialogue.messages for dialogue in load_dialogues(name)]  # type: ignore[arg-type]
+    return TextSource(rows, kind="chat")
 
 
 def quiet() -> None:

@@ -59,15 +59,17 @@ def span_aurocs(
     no better chance by its length. `tokens` must be in order, as `harvest` gives them.
 
     Args:
-        latents_at_once: bounds memory, 4 bytes times this times tokens.
+        latents_at_once: bounds memory, about 12 bytes times this times tokens.
         n_unlabelled: windows of unlabelled text to compare with, evenly spaced; all if None.
 
     Raises:
-        CrossdiffError: a label that no token carries.
+        CrossdiffError: a label that no token carries, or no window to compare with.
     """
     labels = list(labels)
+    if n_unlabelled is not None and n_unlabelled < 1:
+        raise CrossdiffError(f"n_unlabelled={n_unlabelled} windows: give one or more")
     index = pd.Index(list(latents), name="latent")
-    parts = []
+    parts = [np.zeros((0, len(labels)))]
     for start in range(0, len(index), latents_at_once):
         some = index[start : start + latents_at_once].tolist()
         acts = latent_activations(crosscoder, tokens, some)

@@ -26,7 +26,7 @@ class RefittedDecoders:
     `totals` are T_j = sum_i f_ij eps_i. `sketches` are those sums per block of documents and model,
     through a random projection to `SKETCH_WIDTH` coordinates (Johnson and Lindenstrauss 1984): of
     the sums themselves there is no room for a copy per block. Memory: 4 bytes * blocks * models *
-    latents * width, as large as `LatentScaling`'s.
+    latents * width, less than half of `LatentScaling`'s.
     """
 
     totals: Float[Tensor, "latents d_in"]
@@ -86,7 +86,8 @@ class RefittedDecoders:
         ||d*||^2 = ||d + T / C||^2, so block g moves C ||d*||^2 by 2 <d*, T_g> = 2 <d, T_g> +
         2 <T, T_g> / C. `scaling` knows the first product (its E along the model's own decoder row),
         the sketches estimate the second: without it, a latent without a base decoder (d = 0) would
-        have an interval of no width.
+        have an interval of no width. The sketch is unbiased, but adds noise of its own: that part
+        of an interval is too wide, by up to sqrt(d / width) where errors point in all directions.
         """
         names = crosscoder.cfg.model_names
         total = scaling.C.sum(0)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from sae_crossdiff.activations import ActivationBatch, TokenSequence
 from sae_crossdiff.diffing import MeanDifference, mean_difference
+from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.pair import HookedModelPair
 from sae_crossdiff.reporting.contexts import TokenTexts
 from sae_crossdiff.reporting.lens import logit_lens
@@ -33,22 +34,23 @@ def difference_lens(
     positions: Sequence[int] = POSITIONS,
     n_tokens: int = 10,
 ) -> DifferenceLens:
-    """Mean chat - base over documents per position (0 is BOS), read through the chat model's
+    """Mean chat - base over pieces of text per position (0 is BOS), read through the chat model's
     final norm and unembedding (arXiv:2510.13900).
 
-    Columns: `documents`, `norm` (noise taken off), `noise`, `agreement` of two halves of the
+    Columns: `pieces`, `norm` (noise taken off), `noise`, `agreement` of two halves of the
     documents (cosine), `residual_norm`, `tokens`.
 
     Raises:
-        CrossdiffError: models of different widths, fewer than two documents of that length, a
-            model without an unembedding.
+        CrossdiffError: other than two models of equal width, fewer than two pieces of that length,
+            a model without an unembedding.
     """
+    check_comparable(pair)
     found = mean_difference(batches, positions)
     texts = TokenTexts(pair.tokenizer)
     top = logit_lens(pair.models["chat"], found.mean.to(pair.device), n_tokens)
     table = pd.DataFrame(
         {
-            "documents": found.documents.long().numpy(),
+            "pieces": found.pieces.long().numpy(),
             "norm": found.norm.numpy(),
             "noise": found.noise.numpy(),
             "agreement": found.agreement.numpy(),
@@ -63,7 +65,7 @@ def difference_lens(
 def lens_rows(table: pd.DataFrame, title: str) -> Table:
     """The lens in a terminal; norms in percent of the residual stream's."""
     out = Table(title=title, title_justify="left")
-    for name in ("position", "documents", "norm %", "noise %", "agreement"):
+    for name in ("position", "pieces", "norm %", "noise %", "agreement"):
         out.add_column(name, justify="right")
     out.add_column("next tokens it raises", ratio=1)
     for position, row in zip(table.index, table.to_dict("records"), strict=True):
@@ -71,7 +73,7 @@ def lens_rows(table: pd.DataFrame, title: str) -> Table:
         tokens = " ".join(repr(token) for token in row["tokens"])
         out.add_row(
             str(position),
-            str(row["documents"]),
+            str(row["pieces"]),
             *share,
             f"{row['agreement']:.2f}",
             Text(tokens),
@@ -79,10 +81,19 @@ def lens_rows(table: pd.DataFrame, title: str) -> Table:
     return out
 
 
+def check_comparable(pair: HookedModelPair) -> None:
+    """Raises `CrossdiffError` unless a difference of the two models' activations exists."""
+    if len(set(pair.d_ins)) != 1 or len(pair.d_ins) != 2:
+        raise CrossdiffError(f"a difference needs two models of equal width, not {pair.d_ins}")
+
+
 def first_tokens(sequences: Iterable[TokenSequence], n: int, chat: bool) -> Iterator[TokenSequence]:
-    """The first `n` tokens of each dialogue (or, with `chat` False, of each piece of plain text):
-    all that the lens has to run."""
+    """The first `n` tokens of each dialogue (or, with `chat` False, of each plain document): all
+    that the lens has to run. Further pieces of a long document are left out."""
+    seen: set[int] = set()
     for sequence in sequences:
-        if chat == bool(sequence.masks.get("chat", np.zeros(1)).any()):
+        wanted = chat == bool(sequence.masks.get("chat", np.zeros(1)).any())
+        if wanted and sequence.document not in seen:
+            seen.add(sequence.document)
             masks = {name: mask[:n] for name, mask in sequence.masks.items()}
             yield dataclasses.replace(sequence, ids=sequence.ids[:n], masks=masks)

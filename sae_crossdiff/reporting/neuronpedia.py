@@ -51,7 +51,7 @@ def to_neuronpedia(
     Neuronpedia's converter reads the files of a folder that are called `batch-*.json`.
 
     Raises:
-        CrossdiffError: no latents, or ones that do not exist.
+        CrossdiffError: no latents, ones that do not exist, or a hook point without a layer.
     """
     latents = [int(j) for j in latents]
     beyond = [j for j in latents if not 0 <= j < len(sources.table)]

@@ -41,8 +41,8 @@ def behaviour_latents(
     training: ActivationBatch,
     held_out: ActivationBatch,
 ) -> list[dict[str, Any]]:
-    """For each behaviour the best of all latents that fired, and the best of those judged
-    chat-specific; `rank` is by verdict score."""
+    """For each behaviour the best of all latents with a verdict score, and the best of those judged
+    chat-specific; `rank` is by that score."""
     ranked: list[int] = most_chat_specific(table, len(table)).index.tolist()
     if not ranked:
         return []

@@ -38,6 +38,10 @@ FAILURES = {
 }
 
 
+SHARED_MU = 3
+"""At the mu of L1, latents with a fifth of its weight would be nearly dense (L0 near 50)."""
+
+
 class Setting(NamedTuple):
     """A planted pair and the width of the crosscoders trained on it."""
 
@@ -134,10 +138,9 @@ def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, A
     of active latents per token, and a BatchTopK SAE on the activation difference (of which fewer
     features take part)."""
     d_model, d_sae = setting.pair.d_model, setting.d_sae
-    l1 = {
+    l1: dict[str, Any] = {
         "d_in": 2 * d_model,
         "d_sae": d_sae,
-        "l1_coefficient": config.mu,
         "l1_warm_up_steps": config.steps // 10,
     }
 
@@ -153,8 +156,13 @@ def crosscoder_configs(setting: Setting, config: ReproduceConfig) -> dict[str, A
         )
 
     return {
-        "L1": L1CrosscoderConfig(**l1),
-        "L1 shared": SharedL1CrosscoderConfig(**l1, n_shared=d_sae // 2),
+        "L1": L1CrosscoderConfig(**l1, l1_coefficient=config.mu),
+        "L1 shared": SharedL1CrosscoderConfig(
+            **l1,
+            l1_coefficient=SHARED_MU * config.mu,
+            n_shared=d_sae // 2,
+            shared_weight=0.2,
+        ),
         "BatchTopK": batchtopk([d_model, d_model], ["base", "chat"], config.k),
         "difference SAE": batchtopk([d_model], ["difference"], config.k / 2),
     }

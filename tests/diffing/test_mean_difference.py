@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -39,7 +37,7 @@ def test_means_equal_a_loop_and_noise_is_taken_off() -> None:
         torch.testing.assert_close(found.noise[i], noise.sqrt())
         expected = (stacked.mean(0).pow(2).sum() - noise).clamp(min=0).sqrt()
         torch.testing.assert_close(found.norm[i], expected)
-    assert found.documents.tolist() == [DOCUMENTS] * 2
+    assert found.pieces.tolist() == [DOCUMENTS] * 2
     # At position 1 there is nothing but noise, of norm sqrt(5 / 400).
     assert found.noise.tolist() == pytest.approx([(5 / 400) ** 0.5] * 2, rel=0.2)
     assert found.norm[0] < 2 * found.noise[0]
@@ -54,6 +52,3 @@ def test_refuses_what_has_no_mean() -> None:
         mean_difference([batch], (1, LENGTH))
     with pytest.raises(CrossdiffError, match="two are needed at each"):
         mean_difference([])
-    odd = replace(batch, acts=batch.acts[:, 1:])
-    with pytest.raises(CrossdiffError, match="equal width"):
-        mean_difference([odd])

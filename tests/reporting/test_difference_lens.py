@@ -33,7 +33,7 @@ def test_reads_the_mean_of_full_forwards(pair: HookedModelPair, sequences: list)
             rows.append((chat - base)[2])
     mean = torch.stack(rows).mean(0)
     torch.testing.assert_close(found.difference.mean[1], mean, rtol=1e-4, atol=1e-5)
-    assert found.table.loc[2, "documents"] == len(rows)
+    assert found.table.loc[2, "pieces"] == len(rows)
     model = pair.models["chat"]
     logits = model.unembed(model.ln_final(torch.stack([mean, 0 * mean])[None]))[0]
     expected = (logits[0] - logits[1]).topk(4).indices.tolist()
@@ -42,10 +42,13 @@ def test_reads_the_mean_of_full_forwards(pair: HookedModelPair, sequences: list)
 
 
 def test_plain_text_and_dialogues_are_kept_apart(sequences: list) -> None:
-    chat = sum(1 for s in sequences if s.masks.get("chat", np.zeros(1)).any())
-    assert len(list(first_tokens(sequences, 4, chat=True))) == chat
-    assert len(list(first_tokens(sequences, 4, chat=False))) == len(sequences) - chat
-    assert 0 < chat < len(sequences)
+    documents: dict[bool, set[int]] = {True: set(), False: set()}
+    for sequence in sequences:
+        documents[bool(sequence.masks.get("chat", np.zeros(1)).any())].add(sequence.document)
+    for chat, expected in documents.items():
+        heads = list(first_tokens(sequences, 4, chat))
+        assert [head.document for head in heads] == sorted(expected)  # one piece of each
+    assert len(sequences) > sum(map(len, documents.values())) > len(documents[True]) > 0
 
 
 def test_command(audited: Path) -> None:
