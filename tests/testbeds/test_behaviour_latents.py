@@ -32,7 +32,7 @@ def tokens(span: torch.Tensor) -> ActivationBatch:
     f = f * torch.tensor([1.0, 50, 1, 1])
     f[index % 10 == 5, 1] = 5.0  # weak for latent 1, but more than latent 0 ever has
     acts = torch.cat([torch.zeros(N, 4), f], dim=-1)
-    masks = dict.fromkeys(BEHAVIOURS, span)
+    masks = {str(behaviour): span for behaviour in BEHAVIOURS}
     return ActivationBatch(acts, index, index % 10, index // 10, masks)
 
 
