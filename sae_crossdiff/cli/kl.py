@@ -17,7 +17,7 @@ from sae_crossdiff.interventions import (
     single_latents,
     standard_conditions,
 )
-from sae_crossdiff.reporting.audit import audit_sources
+from sae_crossdiff.reporting.audit import own_sources
 from sae_crossdiff.reporting.causal import kl_rows
 from sae_crossdiff.reporting.run_folder import LoadedRun, load_run
 
@@ -80,7 +80,7 @@ def kl(
 
 def _sources(loaded: LoadedRun, dialogues: list[str], column: str) -> list[TextSource]:
     if not dialogues:
-        own = [s for s in audit_sources(loaded.config, [], []) if s.kind == "chat"]
+        own = [s for s in own_sources(loaded.config) if s.kind == "chat"]
         if not own:
             raise CrossdiffError("this run read no dialogues: pass --dialogues")
         return own

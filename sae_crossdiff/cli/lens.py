@@ -10,7 +10,7 @@ import typer
 from sae_crossdiff.activations import OutlierFilter, TextSource, harvest, token_sequences
 from sae_crossdiff.cli.shared import console, dialogue_sources, one_line_errors
 from sae_crossdiff.errors import CrossdiffError
-from sae_crossdiff.reporting.audit import audit_sources
+from sae_crossdiff.reporting.audit import own_sources
 from sae_crossdiff.reporting.difference_lens import (
     check_comparable,
     difference_lens,
@@ -49,7 +49,7 @@ def lens(
     config = CrosscoderRunnerConfig.from_file(run / "runner_cfg.json")
     passed = [TextSource(name) for name in text or []]
     passed += dialogue_sources(dialogues or [], dialogues_column)
-    sources = passed or audit_sources(config, [], [])
+    sources = passed or own_sources(config)
     pair = config.load_pair(device)
     check_comparable(pair)
     sequences = list(token_sequences(sources, pair.tokenizer, config.text.context_size, n_tokens))

@@ -19,6 +19,7 @@ from sae_crossdiff.errors import CrossdiffError
 from sae_crossdiff.testbeds.dialogues import load_dialogues
 
 console = Console()
+DEMO_SPLITS = ("heldout", "analysis")
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,9 +35,6 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return wrapped
-
-
-DEMO_SPLITS = ("heldout", "analysis")
 
 
 def dialogue_sources(names: Iterable[str], column: str = "messages") -> list[TextSource]:

@@ -56,12 +56,14 @@ def mean_difference(
     total: Tensor | None = None
     squares, norms = torch.zeros(len(positions)).double(), torch.zeros(len(positions)).double()
     for batch in batches:
-        acts, half_of = batch.acts.double().cpu(), halves.assign(batch).cpu()
+        wanted = torch.isin(batch.positions, torch.tensor(positions).to(batch.positions))
+        acts, at = batch.acts[wanted].double().cpu(), batch.positions[wanted].cpu()
+        half_of = halves.assign(batch)[wanted].cpu()
         difference = model_difference(acts)
         if total is None:
             total = torch.zeros(2, len(positions), difference.shape[-1], dtype=torch.float64)
         for i, position in enumerate(positions):
-            here = batch.positions.cpu() == position
+            here = at == position
             for half in (0, 1):
                 rows = difference[here & (half_of == half)]
                 count[half, i] += len(rows)

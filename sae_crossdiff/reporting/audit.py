@@ -84,8 +84,15 @@ def audit_sources(
 ) -> list[TextSource]:
     """The text that was passed, or else the run's own."""
     passed = [TextSource(t) for t in text] + [TextSource(d, kind="chat") for d in dialogues]
-    if passed:
-        return passed
+    return passed or own_sources(config)
+
+
+def own_sources(config: CrosscoderRunnerConfig) -> list[TextSource]:
+    """The text that a run was trained on.
+
+    Raises:
+        CrossdiffError: it was in memory.
+    """
     sources = config.text.sources
     if any(source.data == IN_MEMORY for source in sources):
         raise CrossdiffError(
